@@ -1,0 +1,55 @@
+"""From a file's tensors to an autoencoder that is ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vae_manager.codec.autoencoder import AutoencoderKL
+from vae_manager.codec.config import KLConfig
+from vae_manager.errors import VaeFileError
+
+
+def expected_shapes(config: KLConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that an autoencoder of this configuration has."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in AutoencoderKL(config).state_dict().items()}
+
+
+def check_shapes(config: KLConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Hold a file's canonical shapes against its configuration.
+
+    Extra tensors are allowed only where they are known to be of no use to decoding (nothing of ours reads
+    them); a missing or misshapen one would be filled with random numbers by a careless loader.
+
+    Raises:
+        VaeFileError: names the first tensor that is missing, misshapen or not understood.
+    """
+    expected = expected_shapes(config)
+    for name, shape in expected.items():
+        if name not in shapes:
+            raise VaeFileError(f"its tensor {name!r} is missing: the file is incomplete; fetch it again")
+        if tuple(shapes[name]) != shape:
+            raise VaeFileError(f"its tensor {name!r} has the shape {list(shapes[name])} instead of {list(shape)}")
+    extra = sorted(set(shapes) - set(expected))
+    if extra:
+        raise VaeFileError(f"it has a layer that is not known, {extra[0]!r}: this kind of VAE is not supported")
+
+
+def build_kl(state: Mapping[str, Tensor], norm_groups: int) -> AutoencoderKL:
+    """Build the autoencoder around the tensors of a canonical ldm state dict, without copying them.
+
+    The module is in evaluation mode, asks for no gradients, and shares memory with `state`.
+
+    Raises:
+        VaeFileError: the tensors do not make a whole KL autoencoder.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    config = KLConfig.from_shapes(shapes, norm_groups)
+    check_shapes(config, shapes)
+    with torch.device("meta"):
+        vae = AutoencoderKL(config)
+    vae.load_state_dict(dict(state), strict=True, assign=True)
+    return vae.eval().requires_grad_(False)

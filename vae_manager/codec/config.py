@@ -1,0 +1,122 @@
+"""The shape of a KL autoencoder, read from its tensors.
+
+Nothing about a VAE file says "SD1" or "Flux": the tensors' shapes do. `KLConfig.from_shapes` reads them in
+the ldm key layout (`library.layouts` brings every other layout into it) and refuses, in one sentence, what
+it does not understand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vae_manager.errors import VaeFileError
+
+Shape = tuple[int, ...]
+
+DEFAULT_NORM_GROUPS = 32
+"""GroupNorm groups of every published KL autoencoder (ldm `modules/diffusionmodules/model.py: Normalize`)."""
+
+
+@dataclass(frozen=True)
+class KLConfig:
+    """Everything needed to build a KL autoencoder of the ldm family.
+
+    Channel tuples run from the full-resolution level to the lowest one, for the encoder and the decoder
+    alike (`decoder.up.0` is the full-resolution level in ldm's numbering too). Encoder and decoder are
+    described apart because some VAEs pair a full encoder with a smaller decoder.
+    """
+
+    latent_channels: int = 4
+    """Channels of the latent that `decode` takes and `encode` returns."""
+    encoder_stem: int = 128
+    """Output channels of `encoder.conv_in`."""
+    encoder_channels: Shape = (128, 256, 512, 512)
+    decoder_channels: Shape = (128, 256, 512, 512)
+    encoder_blocks: int = 2
+    """Residual blocks at each encoder level."""
+    decoder_blocks: int = 3
+    """Residual blocks at each decoder level (ldm: one more than the encoder's)."""
+    hidden_latent_channels: int = 4
+    """Channels that the decoder's `conv_in` takes; differs from `latent_channels` only behind a quant conv."""
+    quant_conv: bool = True
+    post_quant_conv: bool = True
+    mid_attention: bool = True
+    image_channels: int = 3
+    norm_groups: int = DEFAULT_NORM_GROUPS
+
+    @property
+    def ratio(self) -> int:
+        """Pixels per latent pixel along one side: 8 for four levels."""
+        return 2 ** (len(self.decoder_channels) - 1)
+
+    @staticmethod
+    def from_shapes(shapes: Mapping[str, Shape], norm_groups: int = DEFAULT_NORM_GROUPS) -> KLConfig:
+        """Read the configuration from `{ldm key: shape}`.
+
+        Raises:
+            VaeFileError: a tensor that every KL autoencoder has is missing, or its shape is impossible.
+        """
+        encoder_in = _shape(shapes, "encoder.conv_in.weight", 4)
+        encoder_out = _shape(shapes, "encoder.conv_out.weight", 4)
+        decoder_in = _shape(shapes, "decoder.conv_in.weight", 4)
+        decoder_out = _shape(shapes, "decoder.conv_out.weight", 4)
+        hidden = decoder_in[1]
+        if encoder_out[0] != 2 * hidden:
+            raise VaeFileError(
+                f"its encoder makes {encoder_out[0]} channels where its decoder needs {2 * hidden} "
+                "(mean and log-variance): encoder and decoder are of different VAEs"
+            )
+        post_quant = shapes.get("post_quant_conv.weight")
+        if decoder_out[0] != encoder_in[1]:
+            raise VaeFileError(f"it takes {encoder_in[1]}-channel pictures and returns {decoder_out[0]} channels")
+        config = KLConfig(
+            latent_channels=post_quant[1] if post_quant else hidden,
+            encoder_stem=encoder_in[0],
+            encoder_channels=_levels(shapes, "encoder.down"),
+            decoder_channels=_levels(shapes, "decoder.up"),
+            encoder_blocks=_count(shapes, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
+            decoder_blocks=_count(shapes, r"decoder\.up\.0\.block\.(\d+)\.conv1\.weight"),
+            hidden_latent_channels=hidden,
+            quant_conv="quant_conv.weight" in shapes,
+            post_quant_conv=post_quant is not None,
+            mid_attention="decoder.mid.attn_1.q.weight" in shapes,
+            image_channels=encoder_in[1],
+            norm_groups=norm_groups,
+        )
+        _check_groups(config)
+        return config
+
+
+def _shape(shapes: Mapping[str, Shape], key: str, dims: int) -> Shape:
+    shape = shapes.get(key)
+    if shape is None:
+        raise VaeFileError(f"it has no tensor {key!r}, so it is not a whole KL autoencoder")
+    if len(shape) != dims or 0 in shape:
+        raise VaeFileError(f"its tensor {key!r} has the impossible shape {list(shape)}")
+    return shape
+
+
+def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
+    """How many consecutive indices 0, 1, … the pattern's group takes among the keys."""
+    found = {int(match.group(1)) for key in shapes if (match := re.fullmatch(pattern, key))}
+    if found != set(range(len(found))) or not found:
+        raise VaeFileError(f"its blocks {pattern!r} are numbered {sorted(found)}, not 0, 1, …")
+    return len(found)
+
+
+def _levels(shapes: Mapping[str, Shape], prefix: str) -> Shape:
+    """Output channels of each resolution level."""
+    count = _count(shapes, re.escape(prefix) + r"\.(\d+)\.block\.0\.conv1\.weight")
+    return tuple(_shape(shapes, f"{prefix}.{level}.block.0.conv1.weight", 4)[0] for level in range(count))
+
+
+def _check_groups(config: KLConfig) -> None:
+    widths = {config.encoder_stem, *config.encoder_channels, *config.decoder_channels}
+    bad = sorted(width for width in widths if config.norm_groups < 1 or width % config.norm_groups)
+    if bad:
+        raise VaeFileError(
+            f"its {bad[0]} channels cannot be divided into {config.norm_groups} norm groups; a small VAE must "
+            "say its number in the safetensors metadata, key 'norm_num_groups'"
+        )

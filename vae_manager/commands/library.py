@@ -1,0 +1,90 @@
+"""`list`, `inspect`, `convert`: what files there are, what they are, and the same weights in another container."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from vae_manager.commands import Result, megabytes, open_file
+from vae_manager.errors import BadInputError, VaeFileError
+from vae_manager.library.families import family_title
+from vae_manager.library.files import Folder, find_vaes
+from vae_manager.library.hashing import HashCache
+from vae_manager.library.layouts import as_matrix, to_diffusers
+from vae_manager.library.report import quick_report, report
+from vae_manager.library.state import load_kl_state
+from vae_manager.user_data import user_folder
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def list_files(args: argparse.Namespace) -> Result:
+    """Every VAE below the folders, by header alone; unusable files are listed with the reason."""
+    folders = [Path(folder) for folder in args.folders or ["."]]
+    for folder in folders:
+        if not folder.is_dir():
+            raise BadInputError(f"There is no folder {str(folder)!r}.")
+    hashes = HashCache(user_folder() / "hashes.json")
+    documents, lines = [], []
+    for file in find_vaes(Folder(folder) for folder in folders):
+        found = quick_report(file, hashes)
+        if isinstance(found, VaeFileError):
+            documents.append({"path": str(file.path), "name": file.name, "bytes": file.size, "problems": [str(found)]})
+            lines.append(f"✗ {found.sentence(file.name)}")
+            continue
+        documents.append({"name": file.name, **found.document()})
+        known = f" = {found.known.name}" if found.known else ""
+        lines.append(f"  {file.name}{known}: {family_title(found.family)}, {found.identity.dtype}, {megabytes(file.size)}")
+    return Result(documents, "\n".join(lines) or "No VAE file was found there.")
+
+
+def inspect(args: argparse.Namespace) -> Result:
+    """Everything about one file."""
+    file = open_file(args.file)
+    with tqdm(total=file.size, unit="B", unit_scale=True, desc="sha256", leave=False, file=sys.stderr) as bar:
+        found = report(
+            file, HashCache(user_folder() / "hashes.json"), progress=lambda done, _: bar.update(done - bar.n) and None
+        )
+    document = found.document()
+    return Result(document, "\n".join(f"{key:>15}: {_plain(value)}" for key, value in document.items()))
+
+
+def convert(args: argparse.Namespace) -> Result:
+    """Write the VAE of a file as safetensors, in the layout and precision asked for."""
+    source, output = open_file(args.file), Path(args.output)
+    if output.suffix.lower() != ".safetensors":
+        raise BadInputError(f"{output.name!r} must end in .safetensors: pickles are read, but never written.")
+    if output.exists() and output.samefile(source.path):
+        raise BadInputError("The output would overwrite the file it is made from; give it another name.")
+    state, groups = load_kl_state(source, DTYPES[args.dtype] if args.dtype else None)
+    overflow = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
+    if overflow:
+        raise BadInputError(f"The tensor {overflow!r} would hold infinite or NaN values in that precision; use bf16.")
+    if args.layout == "diffusers":
+        levels = 1 + max(int(m.group(1)) for name in state if (m := re.match(r"decoder\.up\.(\d+)\.", name)))
+        state = {to_diffusers(name, levels): as_matrix(name, tensor).contiguous() for name, tensor in state.items()}
+    save_file(state, str(output), {"format": "pt", "norm_num_groups": str(groups), **_scale(source)})
+    document = {"output": str(output), "tensors": len(state), "bytes": output.stat().st_size}
+    return Result(document, f"Wrote {output} ({len(state)} tensors, {megabytes(document['bytes'])}).")
+
+
+def _scale(source) -> dict[str, str]:
+    """Scale and shift that the source's metadata or family give: they belong to the weights."""
+    found = quick_report(source, HashCache(None))
+    if isinstance(found, VaeFileError) or found.identity.scale_factor is None:
+        return {}
+    return {"scale_factor": str(found.identity.scale_factor), "shift_factor": str(found.identity.shift_factor or 0.0)}
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(str, value)) or "none"
+    return "–" if value is None else str(value)

@@ -1,0 +1,159 @@
+"""Say what a file is: layout, family, size, precision, and what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vae_manager.codec.build import check_shapes
+from vae_manager.codec.config import DEFAULT_NORM_GROUPS, KLConfig
+from vae_manager.errors import VaeFileError
+from vae_manager.library.families import FAMILIES
+from vae_manager.library.files import VaeFile
+from vae_manager.library.headers import Header
+from vae_manager.library.layouts import Layout, canonical_shapes, detect_layout
+from vae_manager.library.tensors import open_tensors
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What is known of a file from its header alone (and from its hash, where that was asked for)."""
+
+    format: str
+    layout: str
+    """'ldm', 'diffusers', 'checkpoint', 'taesd', 'litevae' or 'wan'."""
+    family: str
+    """A key of `families.FAMILIES`, 'taesd', 'litevae', or 'unknown'."""
+    family_evidence: str
+    latent_channels: int | None
+    scale_factor: float | None
+    shift_factor: float | None
+    dtype: str
+    parameters: int
+    norm_groups: int
+    title: str | None = None
+    """The file's own title from its metadata."""
+    problems: tuple[str, ...] = ()
+
+
+def identify(file: VaeFile) -> Identity:
+    """Identify a VAE file, or the VAE baked into a checkpoint, by its header.
+
+    Raises:
+        VaeFileError: it is no VAE, or cannot be read.
+    """
+    opened = open_tensors(file.path)
+    layout = detect_layout(opened.header)
+    if layout.name in ("taesd", "litevae", "wan"):
+        return _other(opened.format, opened.header, layout)
+    return _kl(opened.format, opened.header, layout)
+
+
+def norm_groups_of(metadata: Mapping[str, str]) -> int:
+    """The number of norm groups that a file's metadata gives, or the field's usual 32.
+
+    Raises:
+        VaeFileError: the metadata says something that is no positive number.
+    """
+    text = metadata.get("norm_num_groups", str(DEFAULT_NORM_GROUPS))
+    if not re.fullmatch(r"[1-9]\d{0,3}", text):
+        raise VaeFileError(f"its metadata says norm_num_groups = {text!r:.40}, which is no number of groups")
+    return int(text)
+
+
+def _kl(format_: str, header: Header, layout: Layout) -> Identity:
+    shapes = canonical_shapes(header, layout)
+    groups = norm_groups_of(header.metadata)
+    config = KLConfig.from_shapes(shapes, groups)
+    problems = []
+    try:
+        check_shapes(config, shapes)
+    except VaeFileError as error:
+        problems.append(str(error))
+    family, evidence = _family(config, header, layout)
+    known = FAMILIES.get(family)
+    scale = _number(header.metadata, "scale_factor")
+    shift = _number(header.metadata, "shift_factor")
+    return Identity(
+        format=format_,
+        layout="checkpoint" if layout.checkpoint else layout.name,
+        family=family,
+        family_evidence=evidence,
+        latent_channels=config.latent_channels,
+        scale_factor=scale if scale is not None else known and known.scale_factor,
+        shift_factor=shift if shift is not None else known and known.shift_factor,
+        dtype=_dtype(header, layout),
+        parameters=_parameters(header, layout),
+        norm_groups=groups,
+        title=header.metadata.get("title"),
+        problems=tuple(problems),
+    )
+
+
+def _other(format_: str, header: Header, layout: Layout) -> Identity:
+    return Identity(
+        format=format_,
+        layout="checkpoint" if layout.checkpoint else layout.name,
+        family=layout.name,
+        family_evidence="its tensors' names",
+        latent_channels=None,
+        scale_factor=None,
+        shift_factor=None,
+        dtype=_dtype(header, layout),
+        parameters=_parameters(header, layout),
+        norm_groups=DEFAULT_NORM_GROUPS,
+        title=header.metadata.get("title"),
+    )
+
+
+def _family(config: KLConfig, header: Header, layout: Layout) -> tuple[str, str]:
+    if layout.checkpoint:
+        family = checkpoint_family(header)
+        if family != "unknown":
+            return family, "the checkpoint's own tensors"
+    scale = _number(header.metadata, "scale_factor")
+    for family in FAMILIES.values():
+        if scale is not None and family.scale_factor == scale and family.latent_channels == config.latent_channels:
+            return family.id, "the scale factor in its metadata"
+    if "bn.running_mean" in header.tensors or config.latent_channels == 32:
+        return "flux2", "32 latent channels"
+    return "unknown", {
+        4: "4 latent channels: SD1 or SDXL, whose VAEs have the same shapes",
+        16: "16 latent channels: SD3 or Flux, whose VAEs have the same shapes",
+    }.get(config.latent_channels, f"{config.latent_channels} latent channels fit no family that is known")
+
+
+def checkpoint_family(header: Header) -> str:
+    """The family of a whole checkpoint, by tensors that only that family has."""
+    names = header.tensors
+    if any(".joint_blocks." in name for name in names):
+        return "sd3"
+    if any(".double_blocks." in name or name.startswith("double_blocks.") for name in names):
+        return "flux"
+    if any(name.startswith("conditioner.embedders.") for name in names):
+        return "sdxl"
+    if any(name.startswith("cond_stage_model.") for name in names):
+        return "sd1"
+    return "unknown"
+
+
+def _number(metadata: Mapping[str, str], key: str) -> float | None:
+    try:
+        return float(metadata[key]) if key in metadata else None
+    except ValueError:
+        return None
+
+
+def _dtype(header: Header, layout: Layout) -> str:
+    """The precision that holds most of the VAE's parameters: 'fp32', 'fp16', 'bf16' …"""
+    counts: Counter[str] = Counter()
+    for own in layout.keys.values():
+        counts[header.tensors[own].dtype] += header.tensors[own].count
+    name = counts.most_common(1)[0][0] if counts else "F32"
+    return {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}.get(name, name.lower())
+
+
+def _parameters(header: Header, layout: Layout) -> int:
+    return sum(header.tensors[own].count for own in layout.keys.values())

@@ -1,0 +1,168 @@
+"""Bring every key layout of a KL autoencoder into ldm's, and back.
+
+The same weights circulate under four layouts: ldm's own (`decoder.up.3.block.0.conv1.weight`), diffusers'
+(`decoder.up_blocks.0.resnets.0.conv1.weight`), either of them inside a whole checkpoint behind a prefix, and
+trainers' files with the discriminator (`loss.*`) and EMA copies (`model_ema.*`) beside the VAE. The names were
+read off the two libraries' modules; the mapping is ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vae_manager.errors import VaeFileError
+from vae_manager.library.headers import Header, TensorInfo
+
+CHECKPOINT_PREFIXES = ("first_stage_model.", "vae.")
+"""Where a whole checkpoint keeps its VAE: ldm and all WebUIs; Forge's and some trainers' saved models."""
+
+KL_ROOTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+
+_MARKS = {
+    "lora": re.compile(r"(lora_(up|down|A|B)\b|lora_unet_|lora_te|\.alpha$|hada_w|lokr_)"),
+    "embedding": re.compile(r"^(emb_params|string_to_param|clip_[lg])$"),
+    "controlnet": re.compile(r"^(control_model\.|controlnet_|input_hint_block)"),
+    "text encoder": re.compile(r"^(text_model\.|transformer\.resblocks|encoder\.block\.0\.layer|shared\.weight)"),
+    "upscaler": re.compile(r"^(model\.0\.weight|conv_first\.weight|params_ema)"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file names its tensors."""
+
+    name: str
+    """'ldm', 'diffusers', 'taesd', 'litevae', 'wan' …"""
+    checkpoint: bool
+    """True when the VAE is baked into a whole checkpoint."""
+    keys: Mapping[str, str]
+    """Canonical (ldm) name → the file's own name, for the VAE's tensors only."""
+
+
+def detect_layout(header: Header) -> Layout:
+    """Find the VAE among a file's tensors and how it is named.
+
+    Raises:
+        VaeFileError: there is no VAE in the file; the sentence says what it seems to be instead.
+    """
+    names = list(header.tensors)
+    prefix = _checkpoint_prefix(names)
+    inner = {name[len(prefix) :]: name for name in names if name.startswith(prefix)}
+    if (other := _other_autoencoder(inner, header)) is not None:
+        return Layout(other, bool(prefix), inner)
+    keys = {name: own for name, own in inner.items() if name.startswith(KL_ROOTS)}
+    diffusers = any(name.startswith(("decoder.up_blocks.", "decoder.mid_block.")) for name in keys)
+    if not diffusers and "decoder.conv_in.weight" not in keys:
+        raise VaeFileError(_what_it_is(names))
+    if diffusers:
+        levels = 1 + max(int(m.group(1)) for name in keys if (m := re.match(r"decoder\.up_blocks\.(\d+)\.", name)))
+        keys = {to_ldm(name, levels): own for name, own in keys.items()}
+    return Layout("diffusers" if diffusers else "ldm", bool(prefix), keys)
+
+
+def canonical_shapes(header: Header, layout: Layout) -> dict[str, tuple[int, ...]]:
+    """Shapes under the canonical names; attention weights stored as matrices count as 1×1 convolutions."""
+    return {name: _conv_shape(name, header.tensors[own]) for name, own in layout.keys.items()}
+
+
+def as_conv(name: str, tensor: Tensor) -> Tensor:
+    """A canonical tensor in ldm's shape: attention matrices (out, in) become 1×1 kernels (out, in, 1, 1)."""
+    return tensor[:, :, None, None] if _is_attention_weight(name) and tensor.ndim == 2 else tensor
+
+
+def to_ldm(name: str, levels: int) -> str:
+    """One diffusers name → its ldm name. `levels` is the number of resolution levels."""
+    for pattern, replacement in _DIFFUSERS_TO_LDM:
+        name = re.sub(pattern, replacement, name)
+    # diffusers counts the decoder's levels from the lowest resolution, ldm from the highest
+    return re.sub(r"^decoder\.up\.(\d+)", lambda m: f"decoder.up.{levels - 1 - int(m.group(1))}", name)
+
+
+def to_diffusers(name: str, levels: int) -> str:
+    """One ldm name → its diffusers name (current diffusers: `to_q`, linear attention)."""
+    name = re.sub(r"^decoder\.up\.(\d+)", lambda m: f"decoder.up.{levels - 1 - int(m.group(1))}", name)
+    for pattern, replacement in _LDM_TO_DIFFUSERS:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def as_matrix(name: str, tensor: Tensor) -> Tensor:
+    """A canonical (ldm) tensor in diffusers' shape: attention's 1×1 kernels become matrices."""
+    return tensor[:, :, 0, 0] if _is_attention_weight(name) and tensor.ndim == 4 else tensor
+
+
+_DIFFUSERS_TO_LDM = (
+    (r"\.down_blocks\.(\d+)\.resnets\.", r".down.\1.block."),
+    (r"\.down_blocks\.(\d+)\.downsamplers\.0\.", r".down.\1.downsample."),
+    (r"\.up_blocks\.(\d+)\.resnets\.", r".up.\1.block."),
+    (r"\.up_blocks\.(\d+)\.upsamplers\.0\.", r".up.\1.upsample."),
+    (r"\.mid_block\.resnets\.0\.", ".mid.block_1."),
+    (r"\.mid_block\.resnets\.1\.", ".mid.block_2."),
+    (r"\.mid_block\.attentions\.0\.", ".mid.attn_1."),
+    (r"\.attn_1\.group_norm\.", ".attn_1.norm."),
+    (r"\.attn_1\.(?:to_q|query)\.", ".attn_1.q."),
+    (r"\.attn_1\.(?:to_k|key)\.", ".attn_1.k."),
+    (r"\.attn_1\.(?:to_v|value)\.", ".attn_1.v."),
+    (r"\.attn_1\.(?:to_out\.0|proj_attn)\.", ".attn_1.proj_out."),
+    (r"\.conv_norm_out\.", ".norm_out."),
+    (r"\.conv_shortcut\.", ".nin_shortcut."),
+)
+
+_LDM_TO_DIFFUSERS = (
+    (r"\.down\.(\d+)\.block\.", r".down_blocks.\1.resnets."),
+    (r"\.down\.(\d+)\.downsample\.", r".down_blocks.\1.downsamplers.0."),
+    (r"\.up\.(\d+)\.block\.", r".up_blocks.\1.resnets."),
+    (r"\.up\.(\d+)\.upsample\.", r".up_blocks.\1.upsamplers.0."),
+    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
+    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
+    (r"\.attn_1\.norm\.", ".attn_1.group_norm."),
+    (r"\.attn_1\.([qkv])\.", r".attn_1.to_\1."),
+    (r"\.attn_1\.proj_out\.", ".attn_1.to_out.0."),
+    (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
+    (r"\.norm_out\.", ".conv_norm_out."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+)
+
+
+def _is_attention_weight(name: str) -> bool:
+    return re.search(r"\.attn_1\.(q|k|v|proj_out)\.weight$", name) is not None
+
+
+def _conv_shape(name: str, info: TensorInfo) -> tuple[int, ...]:
+    return (*info.shape, 1, 1) if _is_attention_weight(name) and len(info.shape) == 2 else info.shape
+
+
+def _checkpoint_prefix(names: Iterable[str]) -> str:
+    for name in names:
+        for prefix in CHECKPOINT_PREFIXES:
+            if name.startswith((prefix + "decoder.conv_in.", prefix + "decoder.layers.")):
+                return prefix
+    return ""
+
+
+def _other_autoencoder(inner: Mapping[str, str], header: Header) -> str | None:
+    """Autoencoders that are not of the KL kind, told by names that only they have."""
+    if any(name.startswith(("encoder.extractors.", "encoder.feature_extractor")) for name in inner):
+        return "litevae"
+    if "decoder.layers.1.weight" in inner or {"1.weight", "3.conv.0.weight"} <= set(inner):
+        return "taesd"
+    if "0.weight" in inner and "1.conv.0.weight" in inner:
+        return "taesd"
+    five = ("decoder.conv1.weight", "decoder.conv_in.conv.weight", "decoder.conv_in.weight")
+    if any(name in inner and len(header.tensors[inner[name]].shape) == 5 for name in five):
+        return "wan"
+    return None
+
+
+def _what_it_is(names: Iterable[str]) -> str:
+    names = list(names)
+    for kind, pattern in _MARKS.items():
+        if any(pattern.search(name) for name in names):
+            return f"it is no VAE but looks like a {kind} file; put it in that kind's folder"
+    if any(name.startswith(("model.diffusion_model.", "double_blocks.", "joint_blocks.")) for name in names):
+        return "it is a checkpoint without a VAE in it; choose a VAE file for it"
+    return "it has no VAE in it (no tensor 'decoder.conv_in.weight')"

@@ -1,0 +1,110 @@
+"""Small JSON documents of the user's, kept safe.
+
+Every write goes to a temporary file in the same folder, is synced and then renamed over the old one, so that a
+kill at any moment leaves the old document or the new one, never half of one. A lock file serialises writers of
+several processes. A document that cannot be read is set aside beside itself, never overwritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("vae_manager")
+
+LOCK_TIMEOUT = 10.0
+"""Seconds to wait for another process's write before giving up."""
+
+
+def read_json(path: Path) -> Any:
+    """The document, or None when there is none or it had to be set aside as unreadable."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        log.warning("%s cannot be read (%s); going on without it", path, error.strerror)
+        return None
+    except UnicodeDecodeError:
+        return _set_aside(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return _set_aside(path)
+
+
+def update_json(path: Path, change: Callable[[Any], Any]) -> Any:
+    """Read the document, let `change` make the new one out of it (None when there is none), and save that.
+
+    Reading and writing happen under the lock, so two processes that update at once lose nothing.
+
+    Raises:
+        OSError: the folder cannot be written; the old document is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        document = change(read_json(path))
+        _write(path, json.dumps(document, ensure_ascii=False, indent=1))
+        return document
+
+
+def _write(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _set_aside(path: Path) -> None:
+    kept = path.with_name(f"{path.name}.unreadable-{time.time_ns()}")
+    try:
+        os.replace(path, kept)
+        log.warning("%s was damaged; it is kept as %s and a new one is begun", path, kept.name)
+    except OSError as error:
+        log.warning("%s is damaged and could not be set aside (%s)", path, error.strerror)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path.with_name(path.name + ".lock"), "a+b") as lock:
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while not _try_lock(lock.fileno()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"another process has held {path.name} for {LOCK_TIMEOUT:.0f} s")
+            time.sleep(0.01)
+        yield  # closing the file releases the lock
+
+
+if os.name == "nt":
+    import msvcrt
+
+    def _try_lock(handle: int) -> bool:
+        try:
+            os.lseek(handle, 0, os.SEEK_SET)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _try_lock(handle: int) -> bool:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
