@@ -15,6 +15,9 @@ from vae_manager.errors import VaeFileError
 
 Shape = tuple[int, ...]
 
+KL_ROOTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+"""How the names of a KL autoencoder's tensors begin; anything else beside them is a trainer's."""
+
 DEFAULT_NORM_GROUPS = 32
 """GroupNorm groups of every published KL autoencoder (ldm `modules/diffusionmodules/model.py: Normalize`)."""
 

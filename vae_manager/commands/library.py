@@ -40,7 +40,8 @@ def list_files(args: argparse.Namespace) -> Result:
             continue
         documents.append({"name": file.name, **found.document()})
         known = f" = {found.known.name}" if found.known else ""
-        lines.append(f"  {file.name}{known}: {family_title(found.family)}, {found.identity.dtype}, {megabytes(file.size)}")
+        kind = f"{family_title(found.family)}, {found.identity.dtype}, {megabytes(file.size)}"
+        lines.append(f"  {file.name}{known}: {kind}")
     return Result(documents, "\n".join(lines) or "No VAE file was found there.")
 
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from vae_manager.codec.config import KL_ROOTS
 from vae_manager.errors import VaeFileError
 from vae_manager.library.headers import Header, TensorInfo
 
 CHECKPOINT_PREFIXES = ("first_stage_model.", "vae.")
 """Where a whole checkpoint keeps its VAE: ldm and all WebUIs; Forge's and some trainers' saved models."""
-
-KL_ROOTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
 _MARKS = {
     "lora": re.compile(r"(lora_(up|down|A|B)\b|lora_unet_|lora_te|\.alpha$|hada_w|lokr_)"),

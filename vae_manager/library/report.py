@@ -11,11 +11,12 @@ from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache, Progress
 from vae_manager.library.identify import Identity, identify
 from vae_manager.library.known import KnownVae, by_sha256
+from vae_manager.library.tensors import open_tensors
 
 
 @dataclass(frozen=True)
 class Report:
-    """A VAE file with its identity; hashes are None where they were not asked for."""
+    """A VAE file with its identity; hashes are None where they were not asked for and are not known yet."""
 
     file: VaeFile
     identity: Identity
@@ -28,39 +29,46 @@ class Report:
         """The family: by the hash of a known file, or else by what the file itself shows."""
         return self.known.family if self.known else self.identity.family
 
+    @property
+    def evidence(self) -> str:
+        """How the family is known."""
+        return f"its sha256 is that of {self.known.name}" if self.known else self.identity.family_evidence
+
     def document(self) -> dict[str, Any]:
         """The `inspect` command's JSON document."""
-        entry = asdict(self.identity)
-        entry["problems"] = list(self.identity.problems)
-        if self.known:
-            entry |= {"family": self.family, "family_evidence": f"its sha256 is that of {self.known.name}"}
+        known = self.known
         return {
             "path": str(self.file.path),
-            **entry,
+            **asdict(self.identity),
+            "problems": list(self.identity.problems),
+            "family": self.family,
+            "family_evidence": self.evidence,
             "bytes": self.file.size,
             "sha256": self.sha256,
             "weights_digest": self.weights_digest,
-            "known": {"id": self.known.id, "name": self.known.name, "purpose": self.known.purpose}
-            if self.known
-            else None,
+            "known": {"id": known.id, "name": known.name, "purpose": known.purpose} if known else None,
         }
 
 
-def report(file: VaeFile, hashes: HashCache, full: bool = True, progress: Progress | None = None) -> Report:
-    """Inspect one file. `full` False reads only its header, and its hash where that is already known.
+def report(
+    file: VaeFile, hashes: HashCache, sha256: bool = True, digest: bool = True, progress: Progress | None = None
+) -> Report:
+    """Inspect one file by its header, and by its content as far as asked for.
+
+    `sha256` False takes the hash only where it is known already; `digest` adds the digest of the weights.
 
     Raises:
         VaeFileError: it is no VAE, or cannot be read.
     """
     identity = identify(file)
-    sha256 = hashes.sha256(file, progress) if full else hashes.peek(file)
-    digest = weights_digest(file) if full and not identity.problems else None
-    return Report(file, identity, sha256, digest, by_sha256(sha256) if sha256 else None)
+    hash_ = hashes.sha256(file, progress) if sha256 else hashes.peek(file)
+    weights = weights_digest(open_tensors(file.path)).fp16 if digest and not identity.problems else None
+    return Report(file, identity, hash_, weights, by_sha256(hash_) if hash_ else None)
 
 
 def quick_report(file: VaeFile, hashes: HashCache) -> Report | VaeFileError:
     """The header's report, or why there is none: for lists, where one bad file must not hide the others."""
     try:
-        return report(file, hashes, full=False)
+        return report(file, hashes, sha256=False, digest=False)
     except VaeFileError as error:
         return error

@@ -1,0 +1,41 @@
+"""What one choice of the panel means, in a line of plain text."""
+
+from __future__ import annotations
+
+from vae_manager.errors import BadInputError, VaeFileError
+from vae_manager.library.families import family_title
+from vae_manager.library.hashing import HashCache
+from vae_manager.library.report import quick_report
+from vae_manager.selection.decision import AUTOMATIC, BAKED
+from vae_manager.selection.names import find_by_name
+from vae_manager.webui.session import Session
+
+
+def describe(choice: str, session: Session) -> str:
+    """Say what the choice is, or what is wrong with it. Reads a file's header at most."""
+    if choice == AUTOMATIC:
+        return "Automatic: what the WebUI itself would use."
+    if choice == BAKED:
+        return "Baked: the VAE inside the checkpoint, whatever the WebUI has set."
+    try:
+        file = find_by_name(choice, session.files())
+    except BadInputError as error:
+        return str(error)
+    return describe_file(file, session.hashes)
+
+
+def describe_file(file, hashes: HashCache) -> str:
+    """One VAE file: family, precision, size and what it is good for, or why it cannot be used."""
+    found = quick_report(file, hashes)
+    if isinstance(found, VaeFileError):
+        return found.sentence(file.name)
+    if found.identity.problems:
+        return VaeFileError(found.identity.problems[0]).sentence(file.name)
+    parts = [
+        found.known.name if found.known else found.identity.title,
+        found.evidence if found.family == "unknown" else f"for {family_title(found.family)}",
+        found.identity.dtype,
+        f"{file.size / 1e6:.0f} MB",
+        found.known.purpose if found.known else None,
+    ]
+    return " · ".join(part for part in parts if part)

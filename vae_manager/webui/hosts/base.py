@@ -1,0 +1,134 @@
+"""What the session needs from a WebUI, whichever it is.
+
+All five hosts keep their VAE in one `torch.nn.Module` with ldm's parameter names, and `codec.swap` exchanges the
+weights inside it, so a host's file says only where that module is and what else may touch it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from vae_manager.library.files import Folder
+
+
+class Host:
+    """A WebUI. Subclasses override where theirs differs; the defaults are A1111's."""
+
+    name = "WebUI"
+
+    def current_model(self) -> Any | None:
+        """The model that is loaded now, or None. Never loads one."""
+        from modules import sd_models
+
+        model = sd_models.model_data.sd_model
+        return model if getattr(model, "sd_checkpoint_info", None) is not None else None
+
+    def first_stage(self, model: Any) -> nn.Module | None:
+        """The module that decodes and encodes for this model."""
+        return getattr(model, "first_stage_model", None)
+
+    def checkpoint(self, model: Any) -> Path:
+        """The file that the model was loaded from."""
+        return Path(model.sd_checkpoint_info.filename)
+
+    def loaded_vae(self, model: Any) -> Path | None:
+        """The VAE file that the host itself has put into this model; None for the baked one."""
+        from modules import sd_vae
+
+        return Path(sd_vae.loaded_vae_file) if sd_vae.loaded_vae_file else None
+
+    def vae_folders(self) -> tuple[Folder, ...]:
+        """Where this WebUI's users keep VAEs: its VAE folder, `--vae-dir`, and beside the checkpoints."""
+        from modules import paths, sd_models, shared
+
+        options = shared.cmd_opts
+        folders = [Folder(Path(paths.models_path, "VAE"))]
+        for option in ("vae_dir", "vae_dirs"):
+            folders += [Folder(Path(path)) for path in _paths(getattr(options, option, None))]
+        checkpoints = [sd_models.model_path]
+        for option in ("ckpt_dir", "ckpt_dirs"):
+            checkpoints += _paths(getattr(options, option, None))
+        return (*folders, *(Folder(Path(path), marked_only=True) for path in checkpoints))
+
+    def data_folder(self) -> Path:
+        """Where our own files of the user's go."""
+        from modules import paths
+
+        return Path(paths.data_path) / "vae-manager"
+
+    def record(self, p: Any, name: str | None, short_hash: str | None) -> None:
+        """Have the infotext say which VAE file was used (None: the baked one)."""
+        p.sd_vae_name, p.sd_vae_hash = name, short_hash
+
+    def clean_pasted(self, params: dict[str, Any]) -> None:
+        """Take out of pasted values what the host would apply beside our own panel's choice."""
+        params.pop("VAE", None)
+        params.pop("VAE hash", None)
+
+    def foreign_vae(self, params: dict[str, Any], is_vae: Callable[[str], bool]) -> str | None:
+        """The VAE named by another host's infotext that this host would not apply by itself.
+
+        `is_vae` tells a VAE's name from a text encoder's.
+        """
+        modules = (str(value) for key, value in params.items() if key.startswith("Module "))
+        return next((name for name in modules if is_vae(name)), None)
+
+    def install_guards(self, release: Callable[[], None], ensure: Callable[[], None]) -> None:
+        """Wrap the host's functions that write into its first stage.
+
+        `release` puts the host's own VAE back before it does, so that neither its weights nor ours are
+        written over; `ensure` puts ours in again when the model may be another.
+        """
+        from modules import sd_models, sd_vae
+
+        for module, function in ((sd_vae, "load_vae"), (sd_models, "load_model_weights")):
+            around(module, function, before=release)
+        around(sd_models, "reload_model_weights", after=ensure)
+
+
+def around(
+    module: ModuleType,
+    function: str,
+    before: Callable[[], None] | None = None,
+    after: Callable[[], None] | None = None,
+) -> None:
+    """Call something of ours before or after a module's function, wherever the host calls it from.
+
+    "Reload UI" imports us anew while the host's modules stay: a function that is wrapped already only gets the
+    new calls. Functions that a host does not have are passed over.
+    """
+    original = getattr(module, function, None)
+    if original is None:
+        return
+    if hasattr(original, "vae_manager_calls"):
+        original.vae_manager_calls = (before, after)
+        return
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        first, last = wrapper.vae_manager_calls  # type: ignore[attr-defined]
+        if first:
+            first()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            if last:
+                last()
+
+    wrapper.vae_manager_calls = (before, after)  # type: ignore[attr-defined]
+    setattr(module, function, wrapper)
+
+
+def _paths(value: object) -> list[str]:
+    """An option's folders: unset, one, or several."""
+    if not value:
+        return []
+    values: Iterable[object] = [value] if isinstance(value, (str, os.PathLike)) else value  # type: ignore[assignment]
+    return [str(path) for path in values if path]
