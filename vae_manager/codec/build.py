@@ -9,7 +9,25 @@ from torch import Tensor
 
 from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.config import KLConfig
+from vae_manager.codec.litevae import LiteVAE, build_litevae
+from vae_manager.codec.taesd import TinyAutoencoder, build_taesd
 from vae_manager.errors import VaeFileError
+
+Autoencoder = AutoencoderKL | TinyAutoencoder | LiteVAE
+"""What `build` returns: all have `config`, `encode_moments` and `decode`, on pictures in [-1, 1]."""
+
+
+def build(kind: str, state: Mapping[str, Tensor], norm_groups: int) -> Autoencoder:
+    """The autoencoder of a state dict under canonical names; `kind` is 'kl', 'taesd' or 'litevae'.
+
+    Raises:
+        VaeFileError: the tensors do not make a whole autoencoder of that kind.
+    """
+    if kind == "taesd":
+        return build_taesd(state)
+    if kind == "litevae":
+        return build_litevae(state, norm_groups)
+    return build_kl(state, norm_groups)
 
 
 def expected_shapes(config: KLConfig) -> dict[str, tuple[int, ...]]:

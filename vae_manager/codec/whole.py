@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vae_manager.codec.autoencoder import AutoencoderKL
+from vae_manager.codec.build import Autoencoder
 from vae_manager.errors import BadInputError
 
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -13,7 +13,7 @@ LOGVAR_RANGE = (-30.0, 20.0)
 
 
 @torch.no_grad()
-def decode(vae: AutoencoderKL, z: Tensor) -> Tensor:
+def decode(vae: Autoencoder, z: Tensor) -> Tensor:
     """Decode unscaled latents (N, C, h, w) to float32 pixels (N, 3, H, W), about [-1, 1], not clamped.
 
     Runs on the device and in the precision of the autoencoder's weights.
@@ -22,12 +22,12 @@ def decode(vae: AutoencoderKL, z: Tensor) -> Tensor:
         BadInputError: the latent does not fit this VAE, or holds NaN or infinite values.
     """
     check_latent(z, vae.config.latent_channels)
-    weight = vae.decoder.conv_in.weight
+    weight = next(vae.parameters())
     return vae.decode(z.to(weight.device, weight.dtype)).float()
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+def encode(vae: Autoencoder, pixels: Tensor) -> Tensor:
     """Encode pixels (N, 3, H, W) in [-1, 1] to float32 moments (N, 2·C, h, w): mean, then log-variance.
 
     H and W must be multiples of the VAE's ratio (8 for all of Stable Diffusion's).
@@ -42,7 +42,7 @@ def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
             f"A picture of {width}×{height} with {c} channels cannot be encoded: this VAE takes "
             f"{vae.config.image_channels} channels and sides that are multiples of {ratio}."
         )
-    weight = vae.encoder.conv_in.weight
+    weight = next(vae.parameters())
     return vae.encode_moments(pixels.to(weight.device, weight.dtype)).float()
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vae_manager.codec import litevae, taesd
 from vae_manager.codec.build import check_shapes
 from vae_manager.codec.config import DEFAULT_NORM_GROUPS, KLConfig
 from vae_manager.errors import VaeFileError
@@ -93,18 +94,33 @@ def _kl(format_: str, header: Header, layout: Layout) -> Identity:
 
 
 def _other(format_: str, header: Header, layout: Layout) -> Identity:
+    """TAESD works on latents that are scaled already; LiteVAE has a latent space of its own."""
+    problems: tuple[str, ...] = ()
+    channels = None
+    evidence = "its tensors' names"
+    try:
+        shapes = canonical_shapes(header, layout)
+        if layout.name == "taesd":
+            config = next(half for half in taesd.read_configs(shapes) if half)
+            channels = config.latent_channels
+            evidence = f"its tensors are those of {' or '.join(taesd.variants(config)) or 'a tiny autoencoder'}"
+        elif layout.name == "litevae":
+            channels = litevae.read_config(shapes, norm_groups_of(header.metadata)).latent_channels
+    except VaeFileError as error:
+        problems = (str(error),)
     return Identity(
         format=format_,
-        layout="checkpoint" if layout.checkpoint else layout.name,
+        layout=layout.name,
         family=layout.name,
-        family_evidence="its tensors' names",
-        latent_channels=None,
-        scale_factor=None,
-        shift_factor=None,
+        family_evidence=evidence,
+        latent_channels=channels,
+        scale_factor=1.0 if layout.name == "taesd" else None,
+        shift_factor=0.0 if layout.name == "taesd" else None,
         dtype=_dtype(header, layout),
         parameters=_parameters(header, layout),
         norm_groups=DEFAULT_NORM_GROUPS,
         title=header.metadata.get("title"),
+        problems=problems,
     )
 
 

@@ -9,12 +9,15 @@ read off the two libraries' modules; the mapping is ours.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from vae_manager.codec.config import KL_ROOTS
+from vae_manager.codec.litevae import canonical_names as litevae_names
+from vae_manager.codec.taesd import canonical_names as taesd_names
+from vae_manager.codec.taesd import is_tiny
 from vae_manager.errors import VaeFileError
 from vae_manager.library.headers import Header, TensorInfo
 
@@ -39,7 +42,7 @@ class Layout:
     checkpoint: bool
     """True when the VAE is baked into a whole checkpoint."""
     keys: Mapping[str, str]
-    """Canonical (ldm) name → the file's own name, for the VAE's tensors only."""
+    """Canonical name (ldm's; TAESD's and LiteVAE's own) → the file's own name, for the VAE's tensors only."""
 
 
 def detect_layout(header: Header) -> Layout:
@@ -50,9 +53,9 @@ def detect_layout(header: Header) -> Layout:
     """
     names = list(header.tensors)
     prefix = _checkpoint_prefix(names)
+    if (other := _other_autoencoder(names, header)) is not None:
+        return Layout(other[0], bool(prefix), other[1])
     inner = {name[len(prefix) :]: name for name in names if name.startswith(prefix)}
-    if (other := _other_autoencoder(inner, header)) is not None:
-        return Layout(other, bool(prefix), inner)
     keys = {name: own for name, own in inner.items() if name.startswith(KL_ROOTS)}
     diffusers = any(name.startswith(("decoder.up_blocks.", "decoder.mid_block.")) for name in keys)
     if not diffusers and "decoder.conv_in.weight" not in keys:
@@ -143,17 +146,16 @@ def _checkpoint_prefix(names: Iterable[str]) -> str:
     return ""
 
 
-def _other_autoencoder(inner: Mapping[str, str], header: Header) -> str | None:
-    """Autoencoders that are not of the KL kind, told by names that only they have."""
-    if any(name.startswith(("encoder.extractors.", "encoder.feature_extractor")) for name in inner):
-        return "litevae"
-    if "decoder.layers.1.weight" in inner or {"1.weight", "3.conv.0.weight"} <= set(inner):
-        return "taesd"
-    if "0.weight" in inner and "1.conv.0.weight" in inner:
-        return "taesd"
-    five = ("decoder.conv1.weight", "decoder.conv_in.conv.weight", "decoder.conv_in.weight")
-    if any(name in inner and len(header.tensors[inner[name]].shape) == 5 for name in five):
-        return "wan"
+def _other_autoencoder(names: Sequence[str], header: Header) -> tuple[str, Mapping[str, str]] | None:
+    """Autoencoders that are not of the KL kind, told by names that only they have, and their canonical keys."""
+    if is_tiny(names):
+        return "taesd", taesd_names(names)
+    lite = litevae_names(names)
+    if any(name.startswith(("encoder.extractors.", "encoder.feature_extractor")) for name in lite):
+        return "litevae", lite
+    for name in ("decoder.conv1.weight", "decoder.conv_in.conv.weight", "decoder.conv_in.weight"):
+        if name in header.tensors and len(header.tensors[name].shape) == 5:
+            return "wan", {name: name for name in names}
     return None
 
 

@@ -1,6 +1,8 @@
-"""Load a VAE's tensors under their canonical (ldm) names."""
+"""Load a VAE's tensors under their canonical names."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,26 +16,47 @@ from vae_manager.library.layouts import as_conv, canonical_shapes, detect_layout
 from vae_manager.library.tensors import open_tensors
 
 
-def load_kl_state(file: VaeFile, dtype: torch.dtype | None = None) -> tuple[dict[str, Tensor], int]:
-    """The tensors of a KL autoencoder (a VAE file, or baked into a checkpoint), and its number of norm groups.
+@dataclass(frozen=True)
+class LoadedState:
+    """A VAE's tensors, in ordinary CPU memory: a file that is replaced later cannot change them."""
 
-    The tensors are copies in ordinary CPU memory: a file that is replaced later cannot change them. `dtype`
-    None keeps the file's own precision.
+    kind: str
+    """'kl', 'taesd' or 'litevae'."""
+    tensors: dict[str, Tensor]
+    norm_groups: int
+
+
+def load_state(file: VaeFile, dtype: torch.dtype | None = None) -> LoadedState:
+    """The tensors of a VAE file, or of the VAE baked into a checkpoint. `dtype` None keeps the file's own.
 
     Raises:
-        VaeFileError: not a whole KL autoencoder; nothing else has been touched by then.
+        VaeFileError: not a whole VAE of a kind that can be run.
     """
     opened = open_tensors(file.path)
     layout = detect_layout(opened.header)
-    if layout.name not in ("ldm", "diffusers"):
-        raise VaeFileError(f"it is a {layout.name.upper()} autoencoder, which cannot stand in for a KL VAE")
+    if layout.name == "wan":
+        raise VaeFileError("it is a video autoencoder (Wan or Qwen), which only its own WebUI can run")
     groups = norm_groups_of(opened.header.metadata)
-    shapes = canonical_shapes(opened.header, layout)
-    check_shapes(KLConfig.from_shapes(shapes, groups), shapes)
-    state = {}
+    kind = "kl" if layout.name in ("ldm", "diffusers") else layout.name
+    if kind == "kl":
+        shapes = canonical_shapes(opened.header, layout)
+        check_shapes(KLConfig.from_shapes(shapes, groups), shapes)
+    tensors = {}
     for name, own in layout.keys.items():
         tensor = as_conv(name, opened.fetch(own))
         if not tensor.is_floating_point():
             raise VaeFileError(f"its tensor {name!r} holds whole numbers: quantised VAEs are not supported")
-        state[name] = tensor.to(dtype=dtype or tensor.dtype, copy=True).contiguous()
-    return state, groups
+        tensors[name] = tensor.to(dtype=dtype or tensor.dtype, copy=True).contiguous()
+    return LoadedState(kind, tensors, groups)
+
+
+def load_kl_state(file: VaeFile, dtype: torch.dtype | None = None) -> tuple[dict[str, Tensor], int]:
+    """The tensors of a KL autoencoder under ldm's names, and its number of norm groups.
+
+    Raises:
+        VaeFileError: not a whole KL autoencoder.
+    """
+    state = load_state(file, dtype)
+    if state.kind != "kl":
+        raise VaeFileError(f"it is a {state.kind.upper()} autoencoder, which cannot stand in for a KL VAE")
+    return state.tensors, state.norm_groups

@@ -80,9 +80,7 @@ def _open_pickle(path: Path) -> TensorFile:
     tensors = _tensors_of(_load_pickle(path))
     if not tensors:
         raise VaeFileError("it holds no tensors: it is not a model file")
-    header = Header(
-        {name: TensorInfo(_DTYPE_NAMES.get(t.dtype, "F32"), tuple(t.shape)) for name, t in tensors.items()}
-    )
+    header = Header({name: TensorInfo(_DTYPE_NAMES.get(t.dtype, "F32"), tuple(t.shape)) for name, t in tensors.items()})
     return TensorFile(path, "pickle", header, tensors.__getitem__)
 
 

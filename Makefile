@@ -1,0 +1,57 @@
+# `make demo` and `make test` set everything up by themselves and can be run again at any time.
+#
+#   make test TORCH=system   uses the torch of the Python that makes the environment (PYTHON=…), instead of
+#                            installing the pinned one.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= 2.13.0
+VENV := .venv
+PIP := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-live lint bench clean
+
+demo: $(VENV)/.run-ready
+	$(VENV)/bin/vae-manager demo
+
+test: $(VENV)/.dev-ready .venv-gradio3/.ready .venv-gradio4/.ready chromium
+	$(MAKE) --no-print-directory lint
+	$(VENV)/bin/python -m pytest
+
+test-live: $(VENV)/.dev-ready
+	$(VENV)/bin/python -m pytest -m live tests/live
+
+lint: $(VENV)/.dev-ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+$(VENV)/.run-ready: requirements/run.lock pyproject.toml
+ifeq ($(TORCH),system)
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+else
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python $(PIP) -c requirements/run.lock torch==$(TORCH)
+endif
+	$(VENV)/bin/python $(PIP) -r requirements/run.lock
+	$(VENV)/bin/python $(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev-ready: $(VENV)/.run-ready requirements/dev.lock
+	$(VENV)/bin/python $(PIP) -c requirements/run.lock -r requirements/dev.lock
+	touch $@
+
+# The panel is tested in the two Gradios that the hosts ship, each in an environment of its own
+.venv-gradio%/.ready: requirements/gradio%.lock $(VENV)/.dev-ready
+	$(PYTHON) -m venv .venv-gradio$*
+	.venv-gradio$*/bin/python $(PIP) --no-deps -r requirements/gradio$*.lock
+	$(VENV)/bin/python tools/share_packages.py .venv-gradio$*
+	touch $@
+
+# Browser tests are skipped, with a message, where Chromium is not there and cannot be installed
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; } >/dev/null 2>&1 \
+		|| echo "No Chromium: the browser tests will be skipped."
+
+clean:
+	rm -rf .venv .venv-gradio3 .venv-gradio4 demo-output

@@ -1,0 +1,203 @@
+"""`calibrate` and `bake`: hold a VAE against another one, and put a colour correction into a VAE."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vae_manager import __version__
+from vae_manager.codec.build import build_kl
+from vae_manager.codec.latents import load_latent
+from vae_manager.codec.whole import decode
+from vae_manager.color.bake import fold_decoder, fold_encoder
+from vae_manager.color.fit import BOX, box_down, fit_map
+from vae_manager.color.matrix import adjustment, affine, compose, identity, invert, is_identity
+from vae_manager.commands import Result, open_file
+from vae_manager.errors import BadInputError, VaeFileError
+from vae_manager.library.files import VaeFile
+from vae_manager.library.hashing import HashCache
+from vae_manager.library.identify import Identity, identify
+from vae_manager.library.state import load_kl_state
+from vae_manager.user_data import user_folder
+
+MAX_LATENT = 64
+"""Only the middle 64×64 of a larger latent is decoded: it says enough about colour, and costs little memory."""
+
+PROBE_SEED = 0
+
+
+def calibrate(args: argparse.Namespace) -> Result:
+    """The map that makes pictures of one VAE look like another's, from latents that both decode."""
+    latents = [load_latent(Path(path)).z for path in args.latents]
+    vae, reference = (_load(path) for path in (args.vae, args.reference_vae))
+    families = {identity.family for _, _, identity in (vae, reference)} - {"unknown"}
+    if len(families) > 1:
+        raise BadInputError("The two VAEs are of different families, so no latent means the same to both.")
+    pairs = [(_colours(vae, z), _colours(reference, z)) for z in latents]
+    source, target = (torch.cat([pair[i] for pair in pairs]) for i in (0, 1))
+    if not (source.isfinite().all() and target.isfinite().all()):
+        raise BadInputError("One of the VAEs makes NaN of these latents, so there is nothing to compare.")
+    matrix, residuals = fit_map(source, target)
+    residual = float(residuals.median())
+    document = {"matrix": rows(matrix), "residual": round(residual, 6)}
+    if args.output:
+        _write_text(Path(args.output), json.dumps(document))
+    return Result(document, f"{_matrix_text(matrix)}\nMedian residual {residual * 255:.2f} of 255.")
+
+
+def bake(args: argparse.Namespace) -> Result:
+    """Write a VAE with a colour correction folded into its weights."""
+    source, output = open_file(args.file), Path(args.output)
+    _check_output(source, output)
+    matrix = _wanted(args)
+    state, groups = load_kl_state(source)
+    folded = fold_decoder(state, matrix)
+    errors = {"max_error": _decoder_error(state, folded, matrix, groups)}
+    if args.encoder:
+        folded = _fold_encoder(folded, matrix)
+        inside, border = _encoder_errors(state, folded, matrix, groups)
+        errors |= {"encoder_max_error": inside, "encoder_border_error": border}
+    metadata = {"format": "pt", "norm_num_groups": str(groups), **_scale(identify(source))}
+    metadata |= _provenance(source, matrix, args.encoder)
+    _save(output, folded, metadata)
+    document = {"output": str(output), "matrix": rows(matrix), **errors}
+    return Result(document, f"Wrote {output}; largest error {errors['max_error']:.1e}.\n{_matrix_text(matrix)}")
+
+
+def rows(matrix: Tensor) -> list[list[float]]:
+    """A matrix for JSON."""
+    return [[round(value, 9) for value in row] for row in matrix.tolist()]
+
+
+def _matrix_text(matrix: Tensor) -> str:
+    return "\n".join("  ".join(f"{value:8.4f}" for value in row) for row in matrix.tolist())
+
+
+# --- calibrate
+
+
+def _load(path: str) -> tuple[dict[str, Tensor], int, Identity]:
+    file = open_file(path)
+    try:
+        return *load_kl_state(file, torch.float32), identify(file)
+    except VaeFileError as error:
+        raise BadInputError(error.sentence(path)) from error
+
+
+def _colours(vae: tuple[dict[str, Tensor], int, Identity], z: Tensor) -> Tensor:
+    """Box-filtered colours (P, 3) in [0, 1] of what this VAE makes of the latent."""
+    top, left = (max(0, side - MAX_LATENT) // 2 for side in z.shape[2:])
+    z = z[:, :, top : top + MAX_LATENT, left : left + MAX_LATENT]
+    pixels = decode(build_kl(vae[0], vae[1]), z) / 2 + 0.5
+    height, width = (max(1, side // BOX) for side in pixels.shape[2:])
+    return torch.cat([box_down(picture, height, width) for picture in pixels])
+
+
+# --- bake
+
+
+def _wanted(args: argparse.Namespace) -> Tensor:
+    """The calibration, then the adjustments by hand."""
+    matrix = compose(
+        adjustment(args.contrast, args.brightness, args.saturation),
+        read_matrix(Path(args.calibration)) if args.calibration else identity(),
+    )
+    if is_identity(matrix):
+        raise BadInputError("There is nothing to bake: give --calibration, --contrast, --brightness or --saturation.")
+    if not matrix.isfinite().all():
+        raise BadInputError("The correction is not made of finite numbers.")
+    return matrix
+
+
+def read_matrix(path: Path) -> Tensor:
+    """The 3×4 of a calibration file.
+
+    Raises:
+        BadInputError: no such file, or no calibration.
+    """
+    try:
+        matrix = torch.tensor(json.loads(path.read_text(encoding="utf-8"))["matrix"], dtype=torch.float64)
+    except FileNotFoundError as error:
+        raise BadInputError(f"There is no calibration file {str(path)!r}.") from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BadInputError(f"{str(path)!r} is no calibration; `vae-manager calibrate -o` writes one.") from error
+    if matrix.shape != (3, 4) or not matrix.isfinite().all():
+        raise BadInputError(f"{str(path)!r} is no calibration: its matrix must be 3 rows of 4 finite numbers.")
+    return matrix
+
+
+def _check_output(source: VaeFile, output: Path) -> None:
+    if output.suffix.lower() != ".safetensors":
+        raise BadInputError(f"{output.name!r} must end in .safetensors: pickles are read, but never written.")
+    if output.exists() and output.samefile(source.path):
+        raise BadInputError("The output would overwrite the VAE it is made from; give it another name.")
+    if not output.absolute().parent.is_dir():
+        raise BadInputError(f"There is no folder {str(output.parent)!r}.")
+
+
+def _fold_encoder(state: dict[str, Tensor], matrix: Tensor) -> dict[str, Tensor]:
+    try:
+        return fold_encoder(state, matrix)
+    except ValueError as error:
+        raise BadInputError(f"The encoder cannot be given the inverse: {error}.") from error
+
+
+def _decoder_error(state: dict[str, Tensor], folded: dict[str, Tensor], matrix: Tensor, groups: int) -> float:
+    """The largest difference, in [0, 1], between the baked decoder's picture and the mapped original's."""
+    before, after = (build_kl({k: t.float() for k, t in s.items()}, groups) for s in (state, folded))
+    z = torch.randn(1, before.config.latent_channels, 8, 8, generator=torch.Generator().manual_seed(PROBE_SEED))
+    wanted = affine(decode(before, z).double() / 2 + 0.5, matrix)
+    return float((decode(after, z).double() / 2 + 0.5 - wanted).abs().max())
+
+
+def _encoder_errors(
+    state: dict[str, Tensor], folded: dict[str, Tensor], matrix: Tensor, groups: int
+) -> tuple[float, float]:
+    """The largest relative difference after conv_in between the baked encoder on a mapped picture and the
+    original on the picture itself: inside, and on the outermost ring."""
+    before, after = (build_kl({k: t.float() for k, t in s.items()}, groups) for s in (state, folded))
+    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(PROBE_SEED))
+    mapped = affine(pixels, matrix) * 2 - 1
+    with torch.no_grad():
+        wanted = before.encoder.conv_in(affine(mapped / 2 + 0.5, invert(matrix)) * 2 - 1)
+        difference = (after.encoder.conv_in(mapped) - wanted).abs() / wanted.abs().max()
+    inside = difference[:, :, 1:-1, 1:-1].max()
+    difference[:, :, 1:-1, 1:-1] = 0
+    return float(inside), float(difference.max())
+
+
+def _scale(found: Identity) -> dict[str, str]:
+    if found.scale_factor is None:
+        return {}
+    return {"scale_factor": str(found.scale_factor), "shift_factor": str(found.shift_factor or 0.0)}
+
+
+def _provenance(source: VaeFile, matrix: Tensor, encoder: bool) -> dict[str, str]:
+    """What was done to which weights: read by people, and by whoever wants to undo it."""
+    return {
+        "vae_manager.version": __version__,
+        "vae_manager.baked_from": source.path.name,
+        "vae_manager.baked_from_sha256": HashCache(user_folder() / "hashes.json").sha256(source),
+        "vae_manager.baked_into": "decoder and encoder" if encoder else "decoder",
+        "vae_manager.color_matrix": json.dumps(rows(matrix)),
+    }
+
+
+def _save(output: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write beside the target, then rename: a kill leaves no half file."""
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, str(temporary), metadata)
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")
