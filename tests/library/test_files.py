@@ -1,0 +1,115 @@
+"""Finding files and remembering their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from vae_manager.errors import VaeFileError
+from vae_manager.library.files import Folder, find_vaes, vae_file
+from vae_manager.library.hashing import HashCache, sha256_of
+
+
+def touch(path: Path, content: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def names(*folders: Folder) -> list[str]:
+    return [file.name for file in find_vaes(folders)]
+
+
+def test_sub_folders_and_every_suffix(tmp_path: Path):
+    for name in ("a.safetensors", "sub/b.pt", "sub/deep/C.CKPT", "d.pth", "e.bin", "readme.txt", "sub/.hidden.pt"):
+        touch(tmp_path / name)
+    touch(tmp_path / ".git" / "x.pt")
+    assert names(Folder(tmp_path)) == ["a.safetensors", "d.pth", "e.bin", "sub/b.pt", "sub/deep/C.CKPT"]
+
+
+def test_beside_checkpoints_only_marked_files_are_vaes(tmp_path: Path):
+    for name in ("model.safetensors", "model.vae.pt", "other.vae.safetensors"):
+        touch(tmp_path / name)
+    assert names(Folder(tmp_path, marked_only=True)) == ["model.vae.pt", "other.vae.safetensors"]
+
+
+def test_same_name_in_two_folders_is_two_entries(tmp_path: Path):
+    first, second = tmp_path / "VAE", tmp_path / "more"
+    for folder in (first, second):
+        touch(folder / "v.pt")
+        touch(folder / "x" / "v.pt")
+    assert names(Folder(first), Folder(second)) == ["more/v.pt", "more/x/v.pt", "VAE/v.pt", "VAE/x/v.pt"]
+
+
+def test_folders_of_one_name_are_told_apart_by_path(tmp_path: Path):
+    for folder in ("a/VAE", "b/VAE"):
+        touch(tmp_path / folder / "v.pt")
+    found = names(Folder(tmp_path / "a/VAE"), Folder(tmp_path / "b/VAE"))
+    assert found == [(tmp_path / "a/VAE/v.pt").as_posix(), (tmp_path / "b/VAE/v.pt").as_posix()]
+
+
+def test_the_same_file_reached_twice_is_one_entry(tmp_path: Path):
+    touch(tmp_path / "VAE" / "v.pt")
+    (tmp_path / "link").symlink_to(tmp_path / "VAE")
+    assert names(Folder(tmp_path / "VAE"), Folder(tmp_path / "link"), Folder(tmp_path / "VAE")) == ["v.pt"]
+
+
+def test_loops_dangling_links_and_missing_folders(tmp_path: Path):
+    touch(tmp_path / "VAE" / "sub" / "v.pt")
+    (tmp_path / "VAE" / "sub" / "up").symlink_to(tmp_path / "VAE")
+    (tmp_path / "VAE" / "gone.pt").symlink_to(tmp_path / "nowhere.pt")
+    assert names(Folder(tmp_path / "VAE"), Folder(tmp_path / "missing")) == ["sub/v.pt"]
+
+
+@pytest.mark.parametrize(
+    "name,stem", [("a.vae.pt", "a"), ("a.b.safetensors", "a.b"), ("x/Y.VAE.safetensors", "Y"), ("plain", "plain")]
+)
+def test_stem(tmp_path: Path, name: str, stem: str):
+    assert vae_file(touch(tmp_path / name)).stem == stem
+
+
+def test_sha256_with_progress(tmp_path: Path):
+    content = os.urandom(9 << 20)
+    seen: list[tuple[int, int]] = []
+    assert sha256_of(touch(tmp_path / "f", content), lambda *at: seen.append(at)) == hashlib.sha256(content).hexdigest()
+    assert seen[-1] == (len(content), len(content)) and len(seen) == 3
+
+
+def test_hashes_are_remembered_until_the_file_changes(tmp_path: Path):
+    path, store = touch(tmp_path / "v.pt", b"one"), tmp_path / "hashes.json"
+    first = HashCache(store).sha256(vae_file(path))
+    assert HashCache(store).peek(vae_file(path)) == first
+    os.utime(path, ns=(1, 1))  # older than before: a cache that asks "is it newer?" would keep the old hash
+    assert HashCache(store).peek(vae_file(path)) is None
+    path.write_bytes(b"two")
+    assert HashCache(store).sha256(vae_file(path)) == hashlib.sha256(b"two").hexdigest()
+
+
+def test_two_files_do_not_share_a_hash(tmp_path: Path):
+    store = HashCache(tmp_path / "hashes.json")
+    newer = store.sha256(vae_file(touch(tmp_path / "new.pt", b"new")))
+    older = touch(tmp_path / "old.pt", b"old")
+    os.utime(older, ns=(1, 1))
+    assert store.sha256(vae_file(older)) == hashlib.sha256(b"old").hexdigest() != newer
+
+
+def test_a_nonsense_cache_file_is_not_believed(tmp_path: Path):
+    path, store = touch(tmp_path / "v.pt", b"one"), tmp_path / "hashes.json"
+    file = vae_file(path)
+    for content in ("[]", '{"x": 3}', f'{{"{path}": [{file.size}, {file.mtime_ns}, "short"]}}', "{"):
+        store.write_text(content)
+        assert HashCache(store).sha256(file) == hashlib.sha256(b"one").hexdigest()
+
+
+def test_a_download_that_goes_on_while_it_is_hashed(tmp_path: Path):
+    path = touch(tmp_path / "v.pt", b"x" * 100)
+
+    def grow(done: int, size: int) -> None:
+        with path.open("ab") as file:
+            file.write(b"more")
+
+    with pytest.raises(VaeFileError, match="download is finished"):
+        HashCache(None).sha256(vae_file(path), progress=lambda d, s: grow(d, s) if d < 105 else None)

@@ -1,0 +1,78 @@
+"""One WebUI without the extension for the reference pictures, then one with it for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.harness import FAULTS, PROJECT, Pictures, WebUI, half_mask, picture
+from tests.live.models import write_models
+
+IMG2IMG = {"init_images": [picture()], "denoising_strength": 0.6}
+HIRES = {"enable_hr": True, "hr_scale": 2, "denoising_strength": 0.6, "hr_second_pass_steps": 1}
+JOBS = {
+    "txt2img": ("txt2img", {}),
+    "img2img": ("img2img", IMG2IMG),
+    "inpaint": ("img2img", {**IMG2IMG, "mask": half_mask(), "inpainting_fill": 1, "mask_blur": 0}),
+    "hires-latent": ("txt2img", {**HIRES, "hr_upscaler": "Latent"}),
+    "hires-pixel": ("txt2img", {**HIRES, "hr_upscaler": "Lanczos"}),
+    "batches": ("txt2img", {"batch_size": 2, "n_iter": 2}),
+}
+"""Every way to a picture: the API's endpoint and its parameters."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.live)
+
+
+@pytest.fixture(scope="session")
+def webui_dir() -> Path:
+    folder = os.environ.get("WEBUI_DIR")
+    if not folder:
+        pytest.skip("live tests need a WebUI: set WEBUI_DIR to the folder of an installed one (docs/live-tests.md)")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def models(webui_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    write_models(root / "Stable-diffusion", root / "VAE")
+    return root
+
+
+class Reference:
+    """What the WebUI makes without us: by job, with its baked VAE and with the red one set in its own way."""
+
+    def __init__(self, webui: WebUI) -> None:
+        self.startup_seconds = webui.startup_seconds
+        self.baked: dict[str, Pictures] = {}
+        self.red: dict[str, Pictures] = {}
+        for name, (endpoint, parameters) in JOBS.items():
+            self.baked[name] = webui.generate(endpoint, **parameters)
+        for name, (endpoint, parameters) in JOBS.items():
+            self.red[name] = webui.generate(endpoint, **parameters, **webui.native("tint-red.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def reference(webui_dir: Path, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    webui = WebUI(webui_dir, tmp_path_factory.mktemp("without"), models / "Stable-diffusion", models / "VAE")
+    try:
+        return Reference(webui.start())
+    finally:
+        webui.stop()
+
+
+@pytest.fixture(scope="session")
+def webui(
+    webui_dir: Path, models: Path, reference: Reference, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WebUI]:
+    webui = WebUI(webui_dir, tmp_path_factory.mktemp("with"), models / "Stable-diffusion", models / "VAE")
+    try:
+        yield webui.start(PROJECT, FAULTS)
+    finally:
+        webui.stop()

@@ -1,0 +1,79 @@
+"""Small documents survive damage, kills and each other."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from vae_manager.storage import read_json, update_json
+
+
+def test_absent_then_written_then_read(tmp_path: Path):
+    path = tmp_path / "folder" / "a.json"
+    assert read_json(path) is None
+    assert update_json(path, lambda old: {"old": old, "name": "é"}) == {"old": None, "name": "é"}
+    assert read_json(path) == {"old": None, "name": "é"}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["a.json", "a.json.lock"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_document_is_set_aside_never_overwritten(tmp_path: Path, damage: bytes):
+    path = tmp_path / "a.json"
+    path.write_bytes(damage)
+    assert update_json(path, lambda old: [old]) == [None]
+    (kept,) = tmp_path.glob("a.json.unreadable-*")
+    assert kept.read_bytes() == damage
+
+
+def test_a_failing_change_changes_nothing(tmp_path: Path):
+    path = tmp_path / "a.json"
+    update_json(path, lambda _: 1)
+    with pytest.raises(ZeroDivisionError):
+        update_json(path, lambda old: old / 0)
+    with pytest.raises(TypeError):
+        update_json(path, lambda _: object())
+    assert read_json(path) == 1
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def count(path: Path, times: int) -> None:
+    for _ in range(times):
+        update_json(path, lambda old: (old or 0) + 1)
+
+
+def test_two_processes_lose_nothing(tmp_path: Path):
+    path = tmp_path / "a.json"
+    workers = [multiprocessing.Process(target=count, args=(path, 40)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert read_json(path) == 80
+
+
+def write_for_ever(path: Path) -> None:
+    while True:
+        update_json(path, lambda old: {"n": (old or {"n": 0})["n"] + 1, "pad": "x" * 200_000})
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
+def test_a_kill_in_mid_save_leaves_a_whole_document(tmp_path: Path):
+    path = tmp_path / "a.json"
+    for _ in range(5):
+        worker = multiprocessing.Process(target=write_for_ever, args=(path,))
+        worker.start()
+        deadline = time.monotonic() + 20
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert worker.pid
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join(20)
+        assert json.loads(path.read_text())["n"] > 0
+        assert not list(tmp_path.glob("*.unreadable-*"))
