@@ -35,16 +35,9 @@ COMMON_FLAGS = [
     "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-python-version-check", "--skip-version-check",
     "--skip-install", "--api", "--disable-console-progressbars",
 ]  # fmt: skip
+FULL_PRECISION = ["--no-half", "--precision", "full", "--no-download-sd-model", "--do-not-download-clip"]
 FLAGS = {
-    "a1111": [
-        "--use-cpu",
-        "all",
-        "--no-half",
-        "--precision",
-        "full",
-        "--no-download-sd-model",
-        "--do-not-download-clip",
-    ],
+    "a1111": ["--use-cpu", "all", *FULL_PRECISION],
     "forge": ["--always-cpu"],
     "neo": ["--cpu"],
     "reforge": ["--always-cpu", *FULL_PRECISION],

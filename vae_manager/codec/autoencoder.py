@@ -10,6 +10,7 @@ belong to the diffusion model, not to the autoencoder). With four levels H = 8h 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +18,9 @@ from vae_manager.codec.config import KLConfig
 
 NORM_EPS = 1e-6
 """GroupNorm epsilon of ldm and diffusers VAEs (torch's own default is 1e-5)."""
+
+MAX_SCORES = 1 << 26
+"""Attention scores (queries × keys) to compute at a time: 256 MiB in fp32, the whole of a 720-pixel square."""
 
 
 class ResnetBlock(nn.Module):
@@ -53,8 +57,12 @@ class AttnBlock(nn.Module):
         n, c, height, width = x.shape
         h = self.norm(x)
         # (N, C, H, W) → (N, heads = 1, positions, C), as scaled_dot_product_attention wants it
-        q, k, v = (conv(h).reshape(n, 1, c, height * width).transpose(2, 3) for conv in (self.q, self.k, self.v))
-        h = F.scaled_dot_product_attention(q, k, v)
+        q, k, v = (
+            conv(h).reshape(n, 1, c, height * width).transpose(2, 3).contiguous() for conv in (self.q, self.k, self.v)
+        )
+        # each query's row is independent of the others: chunks bound the N² scores that some backends write out
+        chunks = q.split(max(1, MAX_SCORES // (n * height * width)), dim=2)
+        h = torch.cat([F.scaled_dot_product_attention(chunk, k, v) for chunk in chunks], dim=2)
         return x + self.proj_out(h.transpose(2, 3).reshape(n, c, height, width))
 
 
