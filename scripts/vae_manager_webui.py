@@ -27,13 +27,13 @@ class VaeManager(scripts.Script):
             "img2img" if is_img2img else "txt2img",
             panel.Parts(InputAccordion, ToolButton),
             lambda refresh: [file.name for file in session.files(refresh)],
-            lambda choice: describe.describe(choice, session),
+            lambda choice: describe.describe_choice(choice, session.files(), session.hashes),
         )
         self.infotext_fields = [
-            (built.enabled, lambda params: paste.pasted_enabled(params)),
-            (built.vae, lambda params: paste.pasted_vae(params, session)),
+            (built.enabled, paste.PasteKey("VAE Manager enabled", paste.pasted_enabled)),
+            (built.vae, paste.PasteKey("VAE Manager VAE", lambda params: paste.pasted_vae(params, session))),
         ]
-        self.paste_field_names = [infotext.KEY]
+        self.paste_field_names = [str(key) for _, key in self.infotext_fields]
         return built.arguments()
 
     def before_process(self, p, *args):

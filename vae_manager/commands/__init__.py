@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vae_manager.errors import BadInputError
-from vae_manager.library.files import VaeFile, vae_file
+
+if TYPE_CHECKING:
+    from vae_manager.library.files import VaeFile
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,8 @@ class Result:
 
     document: Any
     text: str
+    refusal: str | None = None
+    """A sentence, where what was found means that the answer is no: it goes to stderr, and the exit status is 2."""
 
 
 def open_file(path: str) -> VaeFile:
@@ -24,6 +28,8 @@ def open_file(path: str) -> VaeFile:
     Raises:
         BadInputError: there is no such file.
     """
+    from vae_manager.library.files import vae_file  # brings torch, which not every command needs
+
     try:
         if Path(path).is_file():
             return vae_file(Path(path))

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.families import family_title
+from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.report import quick_report
 from vae_manager.selection.decision import AUTOMATIC, BAKED
 from vae_manager.selection.names import find_by_name
-from vae_manager.webui.session import Session
 
 
-def describe(choice: str, session: Session) -> str:
+def describe_choice(choice: str, files: Sequence[VaeFile], hashes: HashCache) -> str:
     """Say what the choice is, or what is wrong with it. Reads a file's header at most."""
     if choice == AUTOMATIC:
         return "Automatic: what the WebUI itself would use."
     if choice == BAKED:
         return "Baked: the VAE inside the checkpoint, whatever the WebUI has set."
     try:
-        file = find_by_name(choice, session.files())
+        file = find_by_name(choice, files)
     except BadInputError as error:
         return str(error)
-    return describe_file(file, session.hashes)
+    return describe_file(file, hashes)
 
 
-def describe_file(file, hashes: HashCache) -> str:
+def describe_file(file: VaeFile, hashes: HashCache) -> str:
     """One VAE file: family, precision, size and what it is good for, or why it cannot be used."""
     found = quick_report(file, hashes)
     if isinstance(found, VaeFileError):

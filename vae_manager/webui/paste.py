@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from vae_manager.errors import BadInputError
@@ -9,6 +10,24 @@ from vae_manager.selection.decision import AUTOMATIC
 from vae_manager.selection.names import find_by_name
 from vae_manager.webui.infotext import KEY, Recorded, choice_for, read, write
 from vae_manager.webui.session import Session
+
+
+class PasteKey(str):
+    """A field's name for "Send to img2img", which compares names, and its function for pasting, which calls it.
+
+    The hosts' `PasteField` takes either a name or a function; with a function alone, "Send to" would leave our
+    panel behind.
+    """
+
+    def __new__(cls, name: str, function: Callable[[dict[str, Any]], Any]) -> PasteKey:
+        key = super().__new__(cls, name)
+        key.function = function
+        return key
+
+    function: Callable[[dict[str, Any]], Any]
+
+    def __call__(self, params: dict[str, Any]) -> Any:
+        return self.function(params)
 
 
 def on_pasted(params: dict[str, Any], session: Session) -> None:

@@ -98,6 +98,7 @@ class Session:
     def begin(self, p: Any) -> None:
         """`before_process`: put back what a failed job may have left, whatever this one wants."""
         with self._lock:
+            vars(p).pop("vae_manager_job", None)  # the same object may have failed before
             self._job = None
             self.release()
 

@@ -93,6 +93,10 @@ class Host:
         around(sd_models, "reload_model_weights", after=ensure)
 
 
+GUARDS = "_vae_manager_guards"
+"""The host module's own record of what we call around its functions: it outlives a "Reload UI" of ours."""
+
+
 def around(
     module: ModuleType,
     function: str,
@@ -101,19 +105,21 @@ def around(
 ) -> None:
     """Call something of ours before or after a module's function, wherever the host calls it from.
 
-    "Reload UI" imports us anew while the host's modules stay: a function that is wrapped already only gets the
-    new calls. Functions that a host does not have are passed over.
+    "Reload UI" imports us anew while the host's modules stay, and others may have wrapped our wrapper by then: a
+    function that is wrapped already only gets the new calls. Functions that a host does not have are passed over.
     """
     original = getattr(module, function, None)
     if original is None:
         return
-    if hasattr(original, "vae_manager_calls"):
-        original.vae_manager_calls = (before, after)
+    calls: dict[str, tuple[Callable[[], None] | None, ...]] = module.__dict__.setdefault(GUARDS, {})
+    wrapped = function in calls
+    calls[function] = (before, after)
+    if wrapped:
         return
 
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        first, last = wrapper.vae_manager_calls  # type: ignore[attr-defined]
+        first, last = calls[function]
         if first:
             first()
         try:
@@ -122,7 +128,6 @@ def around(
             if last:
                 last()
 
-    wrapper.vae_manager_calls = (before, after)  # type: ignore[attr-defined]
     setattr(module, function, wrapper)
 
 

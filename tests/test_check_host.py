@@ -1,0 +1,575 @@
+"""`check-host`: made-up WebUIs that have everything, lack something, or are no WebUI; and the table's own upkeep."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vae_manager.cli import main
+from vae_manager.errors import BadInputError
+from vae_manager.hostcheck.__main__ import tables
+from vae_manager.hostcheck.report import check_webui
+from vae_manager.hostcheck.requirements import A1111, FORGE, REFORGE, REQUIREMENTS
+from vae_manager.hostcheck.source import MAX_BYTES, Source, dotted
+
+ROOT = Path(__file__).parents[1]
+
+COMMON = {
+    "modules/paths_internal.py": "models_path = data_path = where()",
+    "modules/paths.py": "from modules.paths_internal import models_path, data_path",
+    "modules/cmd_args.py": "for flag in ('--vae-dir', '--ckpt-dir', '--api-auth'):\n    add(flag)",
+    "modules/options.py": """
+class OptionInfo:
+    def __init__(self, default=None, label="", component=None, component_args=None, section=None): ...
+
+class Options:
+    def add_option(self, key, info): ...
+""",
+    "modules/shared.py": "from modules import options\nOptionInfo = options.OptionInfo\nopts = None\ncmd_opts = f()",
+    "modules/shared_options.py": "OptionInfo(infotext='VAE')",
+    "modules/scripts.py": """
+AlwaysVisible = object()
+
+class Script:
+    infotext_fields = None
+    paste_field_names = None
+
+    def title(self): ...
+    def show(self, is_img2img): ...
+    def ui(self, is_img2img): ...
+    def before_process(self, p, *args): ...
+    def process(self, p, *args): ...
+    def before_process_batch(self, p, *args, **kwargs): ...
+    def process_before_every_sampling(self, p, *args, **kwargs): ...
+    def postprocess(self, p, processed, *args): ...
+
+class ScriptRunner:
+    def before_process(self, p):
+        for script in self.all: script.before_process(p)
+    def process(self, p):
+        for script in self.all: script.process(p)
+    def before_process_batch(self, p, **kwargs):
+        for script in self.all: script.before_process_batch(p, **kwargs)
+    def process_before_every_sampling(self, p, **kwargs):
+        for script in self.all: script.process_before_every_sampling(p, **kwargs)
+    def postprocess(self, p, processed):
+        for script in self.all: script.postprocess(p, processed)
+""",
+    "modules/script_callbacks.py": "\n".join(
+        f"def {name}(callback, *, name=None): ..."
+        for name in ("on_model_loaded", "on_script_unloaded", "on_infotext_pasted", "on_ui_settings", "on_app_started")
+    ),
+    "modules/ui_components.py": """
+import gradio as gr
+
+class ToolButton(gr.Button):
+    def __init__(self, *args, **kwargs): ...
+
+def InputAccordion(value=None, **kwargs): ...
+""",
+    "modules/infotext_utils.py": """
+LABEL = 'VAE/TE'
+
+def connect_paste(button):
+    def paste(text):
+        params = parse_generation_parameters(text)
+        script_callbacks.infotext_pasted_callback(text, params)
+""",
+    "modules/processing.py": """
+class StableDiffusionProcessing:
+    sd_vae_name: str = None
+    sd_vae_hash: str = None
+    extra_generation_params: dict = None
+
+    def comment(self, text): ...
+    def close(self): ...
+
+    def sample(self):
+        self.scripts.process_before_every_sampling(self)
+
+class Processed:
+    def __init__(self, p):
+        self.extra_generation_params = p.extra_generation_params
+
+def create_infotext(p):
+    return {"VAE": p.sd_vae_name, **p.extra_generation_params}
+
+def process_images(p):
+    p.scripts.before_process(p)
+    manage_model_and_prompt_cache(p)
+    return process_images_inner(p)
+
+def process_images_inner(p):
+    p.sd_vae_name = sd_vae.get_loaded_vae_name()
+    p.scripts.process(p)
+    p.init(p.all_prompts)
+    p.scripts.before_process_batch(p)
+    res = Processed(p)
+    p.scripts.postprocess(p, res)
+    return res
+""",
+    "modules/txt2img.py": "with closing(p):\n    pass",
+    "modules/img2img.py": "with contextlib.closing(p):\n    pass",
+    "modules/api/api.py": "with lock, closing(make()) as p:\n    pass",
+}
+"""What is the same in every made-up WebUI. Written for these tests; only the names are the WebUIs'."""
+
+SD_MODELS = """
+model_path = find()
+
+class CheckpointInfo:
+    def __init__(self, filename):
+        self.filename = filename
+
+class SdModelData:
+    def __init__(self):
+        self.sd_model = None
+        self.forge_loading_parameters = {}
+
+model_data = SdModelData()
+
+def load_model_weights(model, checkpoint_info): ...
+
+def reload_model_weights(sd_model=None, info=None): ...
+
+def load_model(checkpoint_info=None, additional_modules=()):
+    model.sd_checkpoint_info = checkpoint_info
+    model.forge_objects = None
+    model_data.set_sd_model(model)
+    script_callbacks.model_loaded_callback(model)
+
+forge_model_reload_is = "below"
+
+def forge_model_reload():
+    load_model(additional_modules=[])
+    model_data.set_sd_model(model)
+    script_callbacks.model_loaded_callback(model)
+"""
+
+KL = """
+class Engine:
+    def __init__(self):
+        self.encoder, self.decoder = Encoder(), Decoder()
+
+class AutoencoderKL(Engine):
+    def __init__(self):
+        self.quant_conv = self.post_quant_conv = None
+
+class IntegratedAutoencoderKL(AutoencoderKL): ...
+
+class AutoencoderKLInferenceWrapper(AutoencoderKL): ...
+"""
+
+ENDS = """
+class Encoder:
+    def __init__(self):
+        self.conv_in = self.mid = self.norm_out = self.conv_out = None
+        self.down = self.up = []
+
+class Decoder(Encoder): ...
+"""
+
+SD_VAE = """
+loaded_vae_file = None
+
+def load_vae(model, vae_file=None):
+    model.first_stage_model.load_state_dict(read(vae_file))
+
+def reload_vae_weights(sd_model=None): ...
+
+def restore_vae_weights(): ...
+"""
+
+HOSTS: dict[str, dict[str, str]] = {
+    A1111: {
+        **COMMON,
+        "modules/sd_models.py": SD_MODELS,
+        "modules/sd_vae.py": SD_VAE,
+        "CHANGELOG.md": "# 9.8.7\n\n* made up\n",
+        "repositories/stable-diffusion-stability-ai/ldm/models/autoencoder.py": KL,
+        "repositories/stable-diffusion-stability-ai/ldm/modules/diffusionmodules/model.py": ENDS,
+        "repositories/generative-models/sgm/models/autoencoder.py": KL,
+    },
+    REFORGE: {
+        **COMMON,
+        "modules/sd_models.py": SD_MODELS,
+        "modules/sd_vae.py": SD_VAE,
+        "modules_forge/forge_version.py": "version = '1.2.3'",
+        "modules_forge/forge_loader.py": "class ForgeSD:\n    def __init__(self, vae):\n        self.vae = vae\n",
+        "ldm_patched/modules/sd.py": "class VAE:\n    def __init__(self):\n        self.first_stage_model = None\n",
+        "ldm_patched/ldm/models/autoencoder.py": KL,
+        "ldm_patched/ldm/modules/diffusionmodules/model.py": ENDS,
+    },
+    FORGE: {
+        **COMMON,
+        "modules/sd_models.py": SD_MODELS,
+        "modules/sd_vae.py": SD_VAE,
+        "modules_forge/forge_version.py": "version = 'neo'\nrelease = '7.7'",
+        "modules_forge/shared_options.py": "OPTIONS = {'forge_additional_modules': []}",
+        "backend/diffusion_engine/base.py": "class ForgeObjects:\n    def __init__(self, vae):\n        self.vae = vae",
+        "backend/patcher/vae.py": "class VAE:\n    def __init__(self):\n        self.first_stage_model = None\n",
+        "backend/nn/vae.py": KL + ENDS,
+    },
+}
+
+
+def write(folder: Path, files: dict[str, str], **changes: str | None) -> Path:
+    """Write the files; `changes` replace some, by name without suffix and folder, or leave them out."""
+    for path, text in files.items():
+        text = changes.get(Path(path).stem, text)
+        if text is not None:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main(["check-host", *arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.mark.parametrize("adapter", HOSTS)
+def test_a_webui_with_everything_passes(tmp_path, adapter, capsys):
+    status, out, err = run(capsys, str(write(tmp_path, HOSTS[adapter])), "--json")
+    found = json.loads(out)
+    assert (status, err, found["missing"], found["notes"]) == (0, "", [], [])
+    assert found["ok"] is True
+    assert (found["host"], found["version"]) == {
+        A1111: ("AUTOMATIC1111", "9.8.7"),
+        REFORGE: ("reForge", "1.2.3"),
+        FORGE: ("Forge Neo", "7.7"),
+    }[adapter]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name", "old", "new", "says"),
+    [
+        (A1111, "processing", "def comment", "def remark", "StableDiffusionProcessing.comment is not there"),
+        (A1111, "processing", "comment(self, text)", "comment(self, text, level)", "does not take (1 argument)"),
+        (A1111, "sd_models", "self.sd_model = None", "pass", "model_data.sd_model is not there"),
+        (A1111, "sd_vae", "loaded_vae_file = None", "", "modules.sd_vae.loaded_vae_file is not there"),
+        (A1111, "sd_vae", "first_stage_model", "vae", "the attribute first_stage_model is not in modules/sd_vae.py"),
+        (A1111, "paths_internal", "= data_path", "", "modules.paths.data_path is not there"),
+        (A1111, "processing", "    p.scripts.process(p)\n", "", "does not call scripts.process()"),
+        (A1111, "processing", "    p.init(p.all_prompts)\n", "", "does not call init()"),
+        (A1111, "autoencoder", "self.quant_conv = ", "", "has no quant_conv"),
+        (A1111, "model", "self.conv_in = ", "", "has no conv_in"),
+        (A1111, "shared", "OptionInfo = options.OptionInfo", "", "modules.shared.OptionInfo is not there"),
+        (A1111, "options", ", section=None", "", "does not take (4 arguments, section=)"),
+        (A1111, "scripts", "script.postprocess(p", "script.other(p", "does not call the scripts' postprocess()"),
+        (A1111, "script_callbacks", "def on_app_started", "def on_start", "on_app_started is not there"),
+        (A1111, "txt2img", "with closing", "from modules.sd_vae import load_vae\nwith closing", "load_vae by name"),
+        (A1111, "txt2img", "with closing", "from .sd_vae import load_vae as x\nwith closing", "load_vae by name"),
+        (A1111, "infotext_utils", "infotext_pasted_", "x_", "does not call infotext_pasted_callback()"),
+        (REFORGE, "forge_loader", "self.vae = vae", "pass", "has no vae"),
+        (REFORGE, "sd", "self.first_stage_model = None", "pass", "has no first_stage_model"),
+        (FORGE, "base", "self.vae = vae", "pass", "has no vae"),
+        (FORGE, "shared_options", "forge_additional_modules", "other", "forge_additional_modules is not in"),
+        (FORGE, "sd_models", "self.forge_loading_parameters = {}", "pass", "forge_loading_parameters is not there"),
+    ],
+)
+def test_what_is_missing_is_named_in_one_sentence(tmp_path, capsys, adapter, name, old, new, says):
+    files = {path: text.replace(old, new) if Path(path).stem == name else text for path, text in HOSTS[adapter].items()}
+    assert files != HOSTS[adapter]
+    status, out, err = run(capsys, str(write(tmp_path, files)), "--json")
+    found = json.loads(out)
+    assert (status, found["ok"]) == (2, False)
+    assert any(says in part["where"] for part in found["missing"]), found["missing"]
+    assert says in err and err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_the_order_of_a_job_matters(tmp_path):
+    late = COMMON["modules/processing.py"].replace("    p.scripts.process(p)\n    p.init(p.all_prompts)\n",
+                                                   "    p.init(p.all_prompts)\n    p.scripts.process(p)\n")  # fmt: skip
+    found = check_webui(write(tmp_path / "late", HOSTS[A1111], processing=late))
+    assert [part.id for part in found.missing] == ["process-before-encode"]
+    assert "calls init() before scripts.process()" in found.missing[0].where
+
+    after = COMMON["modules/processing.py"].replace(
+        "    return res\n", "    p.scripts.postprocess_image(p, res)\n    return res\n"
+    )
+    found = check_webui(write(tmp_path / "after", HOSTS[A1111], processing=after))
+    assert "after scripts.postprocess()" in found.missing[0].where
+
+
+def test_what_is_optional_is_noted_with_the_way_we_cope(tmp_path, capsys):
+    folder = write(tmp_path, HOSTS[FORGE], img2img=None, cmd_args="", sd_vae="x = 1")
+    status, out, err = run(capsys, str(folder))
+    assert (status, err) == (0, "")
+    assert "nothing to guard" in out and "only the models folder is searched" in out and "img2img" in out
+    assert len(json.loads(run(capsys, str(folder), "--json")[1])["notes"]) == 6
+
+
+def test_repositories_that_are_not_fetched_yet_are_not_held_against_it(tmp_path):
+    files = {path: text for path, text in HOSTS[A1111].items() if not path.startswith("repositories")}
+    found = check_webui(write(tmp_path, files))
+    assert found.ok and len(found.notes) == 4 and all("fetches it at its first start" in note for note in found.notes)
+
+
+def test_broken_sources_are_one_sentence_each(tmp_path, capsys):
+    folder = write(tmp_path, HOSTS[A1111], sd_vae="def load_vae(:\n", processing="x = '\0'", scripts="(" * 10_000)
+    status, out, err = run(capsys, str(folder), "--json")
+    found = json.loads(out)
+    assert (status, found["ok"]) == (2, False)
+    reasons = [part["where"] for part in found["missing"] if part["id"] == "unreadable"]
+    assert sorted(reason.partition(" ")[0] for reason in reasons) == [
+        "modules/processing.py", "modules/scripts.py", "modules/sd_vae.py",
+    ]  # fmt: skip
+    assert any("line 1" in reason for reason in reasons)
+    assert err.count("\n") == 1 and "Traceback" not in err
+
+
+CHAINS = {
+    "sums": "1" + "+1" * 200_000,
+    "signs": "-" * 200_000 + "1",
+    "dots": "x" + ".y" * 19_000,
+    "calls": "x" + "()" * 19_000,
+    "branches": "if a: b\n" + "elif a: b\n" * 5000,
+    "powers": "1" + "**1" * 9000,
+}
+
+
+@pytest.mark.parametrize("text", CHAINS.values(), ids=CHAINS)
+def test_sources_that_are_nested_very_deeply(tmp_path, text):
+    """In a process of its own: a parser that overflows its stack would take ours with it."""
+    folder = write(tmp_path, HOSTS[A1111], sd_vae=text)
+    done = subprocess.run(
+        [sys.executable, "-m", "vae_manager", "check-host", str(folder), "--json"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2 and json.loads(done.stdout)["ok"] is False, done.stderr[-500:]
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_huge_file_is_not_read(tmp_path):
+    found = check_webui(write(tmp_path, HOSTS[A1111], sd_vae="#" * (MAX_BYTES + 1)))
+    assert [part.where for part in found.missing] == ["modules/sd_vae.py is larger than 2 MB and was not read"]
+
+
+def test_links_that_run_in_circles(tmp_path, capsys):
+    folder = write(tmp_path / "webui", HOSTS[A1111], sd_vae=None)
+    os.symlink(folder, folder / "modules" / "loop")
+    os.symlink("sd_vae.py", folder / "modules" / "sd_vae.py")
+    assert run(capsys, str(folder))[0] == 2
+    os.symlink("self", tmp_path / "self")
+    assert run(capsys, str(tmp_path / "self"))[0] == 2
+
+
+def test_sources_that_run_in_circles_end(tmp_path):
+    write(tmp_path, {
+        "modules/a.py": "from modules.b import *\nfrom modules.b import x\nC = C\nclass D(D): ...\nclass E(F): ...\n"
+                        "class F(E): ...\nv = v()\nw: 'w' = 1",
+        "modules/b.py": "from modules.a import x\n" + "from modules.a import *\nfrom modules.b import *\n" * 50,
+    })  # fmt: skip
+    source = Source(tmp_path)
+    for name in ("a.x", "a.C.y", "a.D.y", "a.E.y", "a.v.y", "a.w.y", "a.nothing"):
+        source.find(f"modules.{name}")
+    assert source.find("modules.a.nothing") is None
+
+
+@pytest.mark.parametrize("case", ["empty", "file", "nothing", "long", "null", "nested", "extension"])
+def test_other_folders_are_refused_with_a_sentence(tmp_path, capsys, case):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "extension" / "scripts").mkdir(parents=True)
+    write(tmp_path / "nested" / "webui", HOSTS[FORGE])
+    name = {"long": "x" * 10_000, "null": "a\0b"}.get(case, str(tmp_path / case))
+    status, out, err = run(capsys, name, "--json")
+    assert (status, out) == (2, "")
+    assert err.startswith("vae-manager: ") and err.count("\n") == 1 and len(err) < 700
+    if case == "nested":
+        assert str(tmp_path / "nested" / "webui") in err
+
+
+def test_nothing_of_the_webui_runs_and_torch_is_not_loaded(tmp_path):
+    bomb = "import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\n"
+    files = {path: bomb + text if path.endswith(".py") else text for path, text in HOSTS[A1111].items()}
+    write(tmp_path, files)
+    code = (
+        "import sys; from vae_manager.cli import main; status = main(['check-host', sys.argv[1]]);"
+        "assert not {'torch', 'numpy', 'gradio', 'modules'} & set(sys.modules), 'loaded too much'; sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("*.ran"))
+
+
+@pytest.mark.live
+@pytest.mark.skipif("WEBUI_DIR" not in os.environ, reason="WEBUI_DIR names no WebUI")
+def test_a_real_webui():
+    found = check_webui(Path(os.environ["WEBUI_DIR"]))
+    assert found.ok, found.missing
+
+
+def test_the_tables_of_the_documentation(tmp_path):
+    text = tables([check_webui(write(tmp_path / name, files)) for name, files in HOSTS.items()])
+    assert "AUTOMATIC1111 9.8.7" in text and "**no**" not in text
+    with pytest.raises(BadInputError):
+        check_webui(tmp_path)
+
+
+# --- the table against our own source
+
+
+PLAIN = {"append", "copy", "get", "items", "keys", "pop", "update", "name"}
+"""Methods of dicts and strings, at the end of a chain."""
+
+OBJECTS = {"p": "p", "processed": "processed", "model": "model", "shared": "modules.shared"}
+"""What these names mean wherever they stand in our adapters."""
+
+PACKAGES = ("modules", "backend", "ldm_patched", "modules_forge")
+
+
+def our_files() -> list[Path]:
+    return [*sorted((ROOT / "vae_manager" / "webui").rglob("*.py")), *sorted((ROOT / "scripts").glob("*.py"))]
+
+
+class Uses:
+    """The dotted names of the WebUI's that one file of ours uses."""
+
+    def __init__(self, tree: ast.AST) -> None:
+        self.tree = tree
+        self.imported: dict[str, str] = {}
+        self.loops: dict[str, set[str]] = {}
+        self.aliases: dict[str, ast.expr] = {}
+        for node in ast.walk(tree):
+            self._learn(node)
+
+    def _learn(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] in PACKAGES:
+                    assert alias.asname, f"write `from … import …` instead of `import {alias.name}`"
+                    self.imported[alias.asname] = alias.name
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            for alias in node.names:
+                self.imported[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+        elif isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple | ast.List):
+            targets = node.target.elts if isinstance(node.target, ast.Tuple) else [node.target]
+            for item in node.iter.elts:
+                values = item.elts if isinstance(item, ast.Tuple) else [item]
+                for target, value in zip(targets, values, strict=False):
+                    if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
+                        self.loops.setdefault(target.id, set()).add(str(value.value))
+        elif isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            self.aliases.setdefault(node.targets[0].id, node.value)
+
+    def chains(self, node: ast.AST | None, steps: int = 8) -> set[str]:
+        """What an expression refers to, if it is something of the WebUI's."""
+        if steps == 0:
+            return set()
+        if isinstance(node, ast.Name):
+            known = self.imported.get(node.id) or OBJECTS.get(node.id)
+            return {known} if known else self.chains(self.aliases.get(node.id), steps - 1)
+        if isinstance(node, ast.Attribute):
+            return {f"{chain}.{node.attr}" for chain in self.chains(node.value, steps - 1)}
+        if isinstance(node, ast.Call) and dotted(node.func) in ("getattr", "hasattr", "setattr", "around"):
+            return {
+                f"{chain}.{name}"
+                for chain in self.chains(node.args[0], steps - 1)
+                for name in (self.strings(node.args[1]) or ({"?"} if dotted(node.func) == "around" else set()))
+            } or self.chains(node.args[0], steps - 1)
+        return set()
+
+    def strings(self, node: ast.AST) -> set[str]:
+        if isinstance(node, ast.Constant):
+            return {str(node.value)}
+        return self.loops.get(node.id, set()) if isinstance(node, ast.Name) else set()
+
+    def found(self) -> Iterator[tuple[int, str]]:
+        yield from ((1, name) for name in self.imported.values())
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Attribute | ast.Call):
+                yield from ((node.lineno, chain) for chain in self.chains(node))
+            if isinstance(node, ast.Tuple) and len(node.elts) == 2:  # (module, "function") in a list of guards
+                for chain in self.chains(node.elts[0]):
+                    if chain.startswith(PACKAGES) and isinstance(node.elts[1], ast.Constant):
+                        yield node.lineno, f"{chain}.{node.elts[1].value}"
+            if isinstance(node, ast.ClassDef) and "modules.scripts.Script" in {
+                c for b in node.bases for c in self.chains(b)
+            }:
+                yield from self._script(node)
+
+    @staticmethod
+    def _script(node: ast.ClassDef) -> Iterator[tuple[int, str]]:
+        for part in ast.walk(node):
+            if isinstance(part, ast.FunctionDef) and not part.name.startswith("_"):
+                yield part.lineno, f"modules.scripts.Script.{part.name}"
+            if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store) and dotted(part.value) == "self":
+                yield part.lineno, f"modules.scripts.Script.{part.attr}"
+
+
+def in_table() -> set[str]:
+    named = {use for row in REQUIREMENTS for use in row.uses}
+    checked = {str(getattr(row.check, "name", "")) for row in REQUIREMENTS}
+    exact = named | checked
+    # whoever has the member has what it is a member of
+    return exact | {".".join(name.split(".")[:count]) for name in exact for count in range(1, name.count(".") + 1)}
+
+
+def unlisted(tree: ast.AST) -> list[tuple[int, str]]:
+    table, missing = in_table(), []
+    for line, chain in Uses(tree).found():
+        parts = chain.split(".")
+        if parts[-1] in PLAIN and len(parts) > 1 and ".".join(parts[:-1]) in table:
+            continue
+        if chain not in table and not parts[-1].startswith("vae_manager"):
+            missing.append((line, chain))
+    return missing
+
+
+@pytest.mark.parametrize("path", our_files(), ids=lambda path: path.name)
+def test_every_symbol_our_adapters_use_is_in_the_table(path):
+    missing = unlisted(ast.parse(path.read_text()))
+    assert not missing, (
+        f"{path.relative_to(ROOT)} uses what hostcheck/requirements.py does not list (line, name): {missing}"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from modules import sd_samplers",
+        "from modules.processing import process_images",
+        "from modules import shared\nshared.opts.something_new",
+        "from modules import sd_vae\naround(sd_vae, 'clear_loaded_vae', before=x)",
+        "from modules import sd_vae\nfor f in names(): around(sd_vae, f)",
+        "from modules import sd_vae\nfor m, f in ((sd_vae, 'find_vae'),): around(m, f)",
+        "def f(p): p.scripts.run()",
+        "def f(p): getattr(p, 'all_prompts', None)",
+        "def f(model): model.forge_objects.unet",
+        "from modules import sd_models as s\ndef f():\n    data = s.model_data\n    return data.loaded_sd_models",
+        "from modules import scripts\nclass A(scripts.Script):\n    def postprocess_batch(self, p): ...",
+        "import backend.loader as loader",
+    ],
+)
+def test_the_search_of_our_source_would_notice_something_new(text):
+    assert unlisted(ast.parse(text))
+
+
+def test_the_table_lists_nothing_that_our_files_do_not_use():
+    seen = {
+        path.relative_to(ROOT).as_posix(): {c for _, c in Uses(ast.parse(path.read_text())).found()}
+        for path in our_files()
+    }
+    used = set().union(*seen.values())
+    for row in REQUIREMENTS:
+        assert (ROOT / row.needed_by).is_file() or (ROOT / "vae_manager" / row.needed_by).is_file(), row.needed_by
+        for name in row.uses:
+            assert any(chain == name or chain.startswith(f"{name}.") for chain in used), (
+                f"nothing uses {name} ({row.id})"
+            )
+
+
+def test_no_row_hides_another():
+    for adapter in HOSTS:
+        ids = [row.id for row in REQUIREMENTS if adapter in row.hosts]
+        assert len(ids) == len(set(ids))

@@ -1,0 +1,48 @@
+"""The panel on a page of its own, in whichever Gradio runs this: python panel_app.py FOLDER PORT
+
+The accordion and the tool button stand in for the host's, made of plain Gradio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import gradio as gr
+
+from vae_manager.library.files import Folder, find_vaes
+from vae_manager.library.hashing import HashCache
+from vae_manager.webui.describe import describe_choice
+from vae_manager.webui.panel import Parts, build_panel
+
+FOLDER, PORT = Path(sys.argv[1]), int(sys.argv[2])
+
+
+@contextlib.contextmanager
+def accordion(value: bool, label: str, elem_id: str):
+    """A checkbox beside an accordion: what the hosts' `InputAccordion` is inside."""
+    checkbox = gr.Checkbox(value, label=f"{label} on", elem_id=f"{elem_id}-checkbox")
+    with gr.Accordion(label, open=True, elem_id=elem_id):
+        yield checkbox
+
+
+def files():
+    return find_vaes([Folder(FOLDER)])
+
+
+with gr.Blocks() as page:
+    panels = [
+        build_panel(
+            tab,
+            Parts(accordion, lambda text, elem_id: gr.Button(text, elem_id=elem_id)),
+            lambda refresh: [file.name for file in files()],
+            lambda choice: describe_choice(choice, files(), HashCache(None)),
+        )
+        for tab in ("txt2img", "img2img")
+    ]
+    seen = gr.Textbox(elem_id="seen")
+    gr.Button("read", elem_id="read").click(lambda *values: repr(values), panels[0].arguments(), [seen])
+
+print("gradio", gr.__version__, flush=True)
+page.queue().launch(server_name="127.0.0.1", server_port=PORT, share=False, inbrowser=False)

@@ -1,0 +1,148 @@
+"""The panel in the hosts' own two versions of Gradio, driven by a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import FLUX, SD1, make_state
+
+ROOT = Path(__file__).parents[2]
+VERSIONS = {"3.41.2": ROOT / ".venv-gradio3", "4.40.0": ROOT / ".venv-gradio4"}
+CHROMIUM = shutil.which("chromium")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"),
+]
+
+
+def write(path: Path, config=SD1, **metadata: str) -> None:
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(make_state(config), str(path), metadata or None)
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def page_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    python = VERSIONS[request.param] / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"Gradio {request.param} is not set up; `make test` does it")
+    folder = tmp_path_factory.mktemp("vaes")
+    write(folder / "one.safetensors", scale_factor="0.18215", title="A VAE of mine")
+    write(folder / "sub" / "flux.safetensors", FLUX)
+    (folder / "broken.safetensors").write_bytes(b"\x10")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
+    log = tmp_path_factory.mktemp("log") / "log.txt"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [python, ROOT / "tests" / "webui" / "panel_app.py", folder, str(port)],
+            env=environment, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        wait_for(f"http://127.0.0.1:{port}/", server, log)
+        assert f"gradio {request.param}" in log.read_text()
+        yield f"http://127.0.0.1:{port}/", folder
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        assert server.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(url, timeout=5).read()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise TimeoutError(log.read_text())
+
+
+@pytest.fixture
+def page(page_url: tuple[str, Path]) -> Iterator:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(page_url[0])
+        page.wait_for_selector("#vae_manager_txt2img_vae input")
+        yield page
+        browser.close()
+        assert errors == []
+
+
+def choose(page, name: str) -> None:
+    box = page.locator("#vae_manager_txt2img_vae input").first
+    box.click()
+    box.fill(name)
+    box.press("Enter")
+
+
+def option(page, name: str):
+    return page.locator("ul.options li", has_text=name).first
+
+
+def about(page, text: str) -> None:
+    page.locator("#vae_manager_txt2img_about", has_text=text).first.wait_for()
+
+
+def values(page) -> str:
+    page.click("#read")
+    box = page.locator("#seen textarea")
+    for _ in range(100):
+        if box.input_value():
+            return box.input_value()
+        page.wait_for_timeout(100)
+    return ""
+
+
+def test_starts_off_on_automatic_with_every_file_in_the_list(page):
+    assert values(page) == "(False, 'Automatic')"
+    page.locator("#vae_manager_txt2img_vae input").first.click()
+    for name in ("Automatic", "Baked", "one.safetensors", "sub/flux.safetensors", "broken.safetensors"):
+        option(page, name).wait_for()
+
+
+def test_a_choice_is_described_and_reaches_the_job(page):
+    choose(page, "one.safetensors")
+    about(page, "A VAE of mine · for Stable Diffusion 1.x and 2.x · fp32")
+    page.locator("#vae_manager_txt2img-checkbox input").check()
+    assert values(page) == "(True, 'one.safetensors')"
+
+
+def test_files_that_cannot_be_used_say_so_at_once(page):
+    choose(page, "broken.safetensors")
+    about(page, "broken.safetensors cannot be used")
+    choose(page, "sub/flux.safetensors")
+    about(page, "16 latent channels")
+
+
+def test_a_name_from_elsewhere_is_text_never_markup(page):
+    choose(page, "<img src=x onerror=alert(1)>.safetensors")
+    about(page, "There is no VAE '<img")
+    assert page.locator("#vae_manager_txt2img_about img").count() == 0
+
+
+def test_refresh_finds_a_new_file(page, page_url):
+    write(page_url[1] / "new.safetensors")
+    page.click("#vae_manager_txt2img_refresh")
+    page.wait_for_timeout(1500)
+    page.locator("#vae_manager_txt2img_vae input").first.click()
+    option(page, "new.safetensors").wait_for()
