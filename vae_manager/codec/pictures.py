@@ -73,7 +73,8 @@ def save_picture(path: Path, pixels: Tensor, bits: int = 8) -> None:
 
 def to_levels(pixels: Tensor, top: int) -> Tensor:
     """Pixels (N, 3, H, W) in [-1, 1] → whole levels (N, H, W, 3) from 0 to `top`, int32, rounded to nearest."""
-    levels = ((pixels.clamp(-1, 1) + 1) * (top / 2)).round()
+    precise = pixels.double() if top > 255 else pixels  # fp32 has too few digits for 16-bit levels
+    levels = ((precise.clamp(-1, 1) + 1) * (top / 2)).round()
     return levels.permute(0, 2, 3, 1).to(torch.int32)
 
 
