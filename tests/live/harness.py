@@ -104,7 +104,7 @@ class WebUI:
         python = os.environ.get("WEBUI_PYTHON") or str(self.webui / "venv" / "bin" / "python")
         command = [
             python, "launch.py", *COMMON_FLAGS, *FLAGS[self.kind], "--port", str(self.port),
-            "--data-dir", str(self.data), "--ckpt-dir", str(self.checkpoints),
+            "--data-dir", str(self.data), "--ckpt-dir", str(self.checkpoints), "--gradio-allowed-path", str(self.webui),
             "--vae-dirs" if self.kind == "neo" else "--vae-dir", str(self.vaes),
             *os.environ.get("WEBUI_ARGS", "").split(),
         ]  # fmt: skip
