@@ -57,7 +57,7 @@ class WebPage:
 
     def switch_on(self, tab: str = "txt2img") -> None:
         if not self.is_on(tab):
-            self.page.locator(f"#vae_manager_{tab}-visible-checkbox").click()
+            self.page.locator(f"#vae_manager_{tab} .label-wrap span").first.click()  # the header is the switch
         self.box(tab).wait_for(state="visible")
 
     def box(self, tab: str = "txt2img") -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import FLUX, make_state
-from tests.live.conftest import JOBS, Reference
+from tests.live.conftest import JOBS, Reference, run_job
 from tests.live.harness import CONFIG, Pictures, WebUI
 from vae_manager.library.hashing import sha256_of
 
@@ -36,30 +36,25 @@ def identical(one: Pictures, other: Pictures) -> bool:
     return same(one, other) and one.infotexts == other.infotexts
 
 
-def run(webui: WebUI, job: str, **more) -> Pictures:
-    endpoint, parameters = JOBS[job]
-    return webui.generate(endpoint, **{**parameters, **more})
-
-
 @pytest.mark.parametrize("job", JOBS)
 def test_off_is_byte_identical_to_a_webui_without_us(webui: WebUI, reference: Reference, job: str):
-    assert identical(run(webui, job), reference.baked[job])
-    assert identical(run(webui, job, ours=[False, "tint-red"]), reference.baked[job])
+    assert identical(run_job(webui, job), reference.baked[job])
+    assert identical(run_job(webui, job, ours=[False, "tint-red"]), reference.baked[job])
 
 
 @pytest.mark.parametrize("job", JOBS)
 def test_our_vae_equals_the_hosts_way_with_it_and_then_goes(webui: WebUI, reference: Reference, job: str):
-    ours = run(webui, job, ours=[True, "tint-red"])
+    ours = run_job(webui, job, ours=[True, "tint-red"])
     assert same(ours, reference.red[job], levels=1)
     assert not same(ours, reference.baked[job], levels=20)
     assert {ours.tint(index) for index in range(len(ours.pixels))} == {"red"} or job == "inpaint"
-    assert identical(run(webui, job), reference.baked[job])
+    assert identical(run_job(webui, job), reference.baked[job])
 
 
 @pytest.mark.parametrize("job", ["txt2img", "img2img", "hires-pixel"])
 def test_baked_after_another_vae_is_the_first_picture_bit_for_bit(webui: WebUI, reference: Reference, job: str):
-    run(webui, job, ours=[{"vae": "tint-green"}])
-    assert same(run(webui, job, ours=[{"vae": "Baked"}]), reference.baked[job])
+    run_job(webui, job, ours=[{"vae": "tint-green"}])
+    assert same(run_job(webui, job, ours=[{"vae": "Baked"}]), reference.baked[job])
 
 
 def test_infotext_names_the_file_and_its_own_hash(webui: WebUI, reference: Reference):
@@ -74,7 +69,7 @@ def test_infotext_names_the_file_and_its_own_hash(webui: WebUI, reference: Refer
 
 
 def test_every_picture_of_every_batch_has_its_infotext(webui: WebUI):
-    texts = run(webui, "batches", ours=[True, "tint-red"]).infotexts
+    texts = run_job(webui, "batches", ours=[True, "tint-red"]).infotexts
     assert len(texts) >= 4 and all("VAE Manager: vae=tint-red.safetensors" in text for text in texts)
 
 
@@ -82,14 +77,14 @@ def test_every_picture_of_every_batch_has_its_infotext(webui: WebUI):
 @pytest.mark.parametrize("job", ["txt2img", "img2img"])
 def test_failed_and_interrupted_jobs_leave_the_hosts_vae(webui: WebUI, reference: Reference, fault: str, job: str):
     try:
-        run(webui, job, ours=[True, "tint-red"], fault=fault)
+        run_job(webui, job, ours=[True, "tint-red"], fault=fault)
     except Exception:
         assert fault == "raise"
     assert webui.get("/vae-manager/v1/status")["swapped"] is False
     # A1111 draws the img2img posterior from the random state that the job before left: so, as in the reference,
     # the job before is a whole one
-    assert identical(run(webui, "txt2img"), reference.baked["txt2img"])
-    assert identical(run(webui, job), reference.baked[job])
+    assert identical(run_job(webui, "txt2img"), reference.baked["txt2img"])
+    assert identical(run_job(webui, job), reference.baked[job])
 
 
 def refused(webui: WebUI, reference: Reference, vae: str) -> str:
@@ -147,8 +142,8 @@ def test_hires_checkpoint_loaded_in_mid_job(webui: WebUI, reference: Reference):
     if webui.kind == "neo":
         pytest.skip("Neo has no hires checkpoint of another file in this setup")
     more = {"hr_checkpoint_name": "tiny-b.safetensors"}
-    assert run(webui, "hires-pixel", ours=[True, "tint-red"], **more).tint() == "red"
-    assert identical(run(webui, "hires-pixel"), reference.baked["hires-pixel"])
+    assert run_job(webui, "hires-pixel", ours=[True, "tint-red"], **more).tint() == "red"
+    assert identical(run_job(webui, "hires-pixel"), reference.baked["hires-pixel"])
 
 
 def test_the_hosts_own_override_beside_ours(webui: WebUI, reference: Reference):
@@ -168,6 +163,8 @@ def test_after_an_exception_under_the_hosts_own_override(webui: WebUI, reference
 
 def test_paste_brings_the_same_pixels(webui: WebUI):
     """The API's `infotext` goes the way that the paste button goes."""
+    if webui.kind in ("forge", "neo"):
+        pytest.skip("this host's API answers 500 to an infotext with a VAE in it; test_page.py pastes on its page")
     first = webui.generate(ours=[True, "tint-red"], prompt='two dogs, red: "barn"', seed=7)
     pasted = webui.post(
         "/sdapi/v1/txt2img", {"infotext": first.infotexts[0], "override_settings": {}, "save_images": False}

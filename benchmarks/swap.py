@@ -1,0 +1,79 @@
+"""Time a VAE swap inside a running WebUI, ours beside the host's own way, in turn in one run.
+
+    WEBUI_DIR=… WEBUI_PYTHON=… python -m benchmarks.swap [--rounds 5] [--json]
+
+Both are warm: the VAE's file is in the page cache, ours is in our cache of VAEs (which is what a user who changes
+back and forth has). A round is "put the VAE in and the baked one back". Start-up is compared as the WebUI's own
+"Startup time" with and without the extension, in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.live.harness import FAULTS, PROJECT, WebUI
+from tests.live.models import write_models
+
+VAE = "tint-red.safetensors"
+
+
+def measure(webui_dir: Path, rounds: int, starts: int) -> dict[str, Any]:
+    """Seconds of every round and every start."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_models(root / "Stable-diffusion", root / "VAE")
+        startup: dict[str, list[float]] = {"without": [], "with": []}
+        swaps: dict[str, list[float]] = {}
+        for turn in range(starts + 1):
+            for kind, extensions in (("without", []), ("with", [PROJECT])):
+                last = turn == starts
+                if last and kind == "without":
+                    continue
+                webui = run(webui_dir, root, [*extensions, *([FAULTS] if last else [])])
+                try:
+                    if last:
+                        webui.generate()
+                        swaps = webui.get(
+                            f"/vae-manager-faults/swap-times?vae={VAE}&path={webui.vaes / VAE}&repeats={rounds}"
+                        )
+                    else:
+                        startup[kind].append(webui.startup_seconds)
+                finally:
+                    webui.stop()
+    return {"host": webui_dir.name, "swap": swaps, "startup": startup}
+
+
+def run(webui_dir: Path, root: Path, extensions: list[Path]) -> WebUI:
+    data = Path(tempfile.mkdtemp(dir=root))
+    return WebUI(webui_dir, data, root / "Stable-diffusion", root / "VAE").start(*extensions)
+
+
+def report(result: dict[str, Any]) -> str:
+    ours, host = (statistics.median(result["swap"][key]) for key in ("ours", "host"))
+    lines = [f"swap and back, median: ours {ours * 1000:.1f} ms, host {host * 1000:.0f} ms, ratio 1/{host / ours:.0f}"]
+    if result["startup"]["with"]:
+        without, with_us = (statistics.median(result["startup"][key]) for key in ("without", "with"))
+        lines.append(f"start-up, median: without {without:.2f} s, with {with_us:.2f} s ({with_us - without:+.2f} s)")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--starts", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    result = measure(Path(os.environ["WEBUI_DIR"]).resolve(), args.rounds, args.starts)
+    print(json.dumps(result) if args.json else report(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
