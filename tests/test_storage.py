@@ -77,3 +77,18 @@ def test_a_kill_in_mid_save_leaves_a_whole_document(tmp_path: Path):
         worker.join(20)
         assert json.loads(path.read_text())["n"] > 0
         assert not list(tmp_path.glob("*.unreadable-*"))
+
+
+def test_a_document_that_cannot_be_read_is_not_replaced(tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.mkdir()  # reading it is an error of the system, not of its content
+    assert read_json(path) is None
+    with pytest.raises(OSError):
+        update_json(path, lambda old: 1)
+    assert path.is_dir() and not list(tmp_path.glob("*.unreadable-*"))
+
+
+def test_names_that_are_no_valid_text(tmp_path: Path):
+    path = tmp_path / "a.json"
+    update_json(path, lambda _: {"\udcff.pt": 1})
+    assert read_json(path) == {"\udcff.pt": 1}

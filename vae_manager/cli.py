@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     print(json.dumps(result.document, ensure_ascii=False) if args.json else result.text)
-    return 0
+    return _refuse(result.refusal) if result.refusal else 0
 
 
 def _refuse(sentence: str) -> int:
@@ -52,10 +52,22 @@ def _command(name: str) -> Command:
         from vae_manager.commands import codec
 
         return {"encode": codec.encode_picture, "decode": codec.decode_latent}[name]
+    if name == "color":
+        from vae_manager.commands.color import color_pictures
+
+        return color_pictures
+    if name in ("calibrate", "bake"):
+        from vae_manager.commands import calibrate
+
+        return {"calibrate": calibrate.calibrate, "bake": calibrate.bake}[name]
     if name == "check-host":
         from vae_manager.commands.host import check_host
 
         return check_host
+    if name == "match":
+        from vae_manager.commands.match import match
+
+        return match
     from vae_manager.commands.demo import demo
 
     return demo
@@ -102,7 +114,43 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command("demo", "the whole chain on a real photograph with the bundled demo VAE")
     add.add_argument("-o", "--output", default="demo-output", metavar="DIR")
+
+    _color_commands(command)
+
+    add = command("match", "which VAE a checkpoint gets, and why")
+    add.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT")
+    add.add_argument("--all", metavar="DIR", help="a table of every checkpoint below the folder, by headers alone")
+    add.add_argument("--prompt", metavar="TEXT", help="a prompt that may hold <vae:NAME>")
+    add.add_argument("--vae-dir", action="append", metavar="DIR", help="where VAEs are; may be given several times")
+    add.add_argument("--rules", metavar="FILE", help="default: rules.json in the user's folder")
+    add.add_argument("--presets", metavar="FILE", help="default: presets.json in the user's folder")
     return parser
+
+
+def _color_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    add = command("color", "find out whether pictures are washed out, and correct those that are")
+    add.add_argument("images", nargs="+", metavar="IMAGE", help="a picture, or a folder of pictures")
+    add.add_argument("-o", "--output", metavar="DIR", help="where the pictures go, under their own names")
+    add.add_argument("--diagnose", action="store_true", help="only say what is wrong; write nothing")
+    add.add_argument("--reference", metavar="IMAGE", help="the same picture with the right colours")
+    add.add_argument("--session", action="store_true", help="the pictures all come from one checkpoint and VAE")
+    add.add_argument("--strength", type=float, default=1.0, metavar="0…1")
+    add.add_argument("--seed", type=int, default=0, help="of the dither")
+
+    add = command("calibrate", "the 3×4 colour map that makes one VAE's pictures look like another's")
+    add.add_argument("latents", nargs="+", metavar="LATENT")
+    add.add_argument("--vae", required=True, metavar="FILE")
+    add.add_argument("--reference-vae", required=True, metavar="FILE")
+    add.add_argument("-o", "--output", metavar="JSON", help="keep the map, for `bake --calibration`")
+
+    add = command("bake", "write a VAE with a colour correction folded into its weights")
+    add.add_argument("file", metavar="VAE")
+    add.add_argument("-o", "--output", required=True, metavar="VAE.safetensors")
+    add.add_argument("--calibration", metavar="JSON", help="what `calibrate -o` wrote")
+    add.add_argument("--contrast", type=float, default=1.0)
+    add.add_argument("--brightness", type=float, default=0.0)
+    add.add_argument("--saturation", type=float, default=1.0)
+    add.add_argument("--encoder", action="store_true", help="have the encoder undo the correction too (see docs)")
 
 
 def _codec_options(parser: argparse.ArgumentParser) -> None:

@@ -21,3 +21,11 @@ class VaeFileError(VaeManagerError):
 
 class BadInputError(VaeManagerError):
     """A picture, latent or argument cannot be used."""
+
+
+class MemoryLimitError(VaeManagerError):
+    """A picture does not fit into the memory that it may take; the message names the least that would do."""
+
+
+class Interrupted(VaeManagerError):
+    """The user stopped a decode or an encode."""

@@ -24,20 +24,15 @@ LOCK_TIMEOUT = 10.0
 
 
 def read_json(path: Path) -> Any:
-    """The document, or None when there is none or it had to be set aside as unreadable."""
+    """The document, or None when there is none or it had to be set aside as damaged."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
+        return _load(path)
     except OSError as error:
         log.warning("%s cannot be read (%s); going on without it", path, error.strerror)
-        return None
-    except UnicodeDecodeError:
-        return _set_aside(path)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return _set_aside(path)
+    except ValueError:
+        with contextlib.suppress(OSError), _locked(path):
+            return _load_or_set_aside(path)  # another process may have mended it meanwhile
+    return None
 
 
 def update_json(path: Path, change: Callable[[Any], Any]) -> Any:
@@ -46,13 +41,30 @@ def update_json(path: Path, change: Callable[[Any], Any]) -> Any:
     Reading and writing happen under the lock, so two processes that update at once lose nothing.
 
     Raises:
-        OSError: the folder cannot be written; the old document is untouched.
+        OSError: the document cannot be read or the folder not written; the old document is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path):
-        document = change(read_json(path))
-        _write(path, json.dumps(document, ensure_ascii=False, indent=1))
+        document = change(_load_or_set_aside(path))
+        _write(path, json.dumps(document, indent=1))  # in ASCII: file names may hold what UTF-8 cannot
         return document
+
+
+def _load(path: Path) -> Any:
+    """The document, or None when there is none; ValueError when it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _load_or_set_aside(path: Path) -> Any:
+    try:
+        return _load(path)
+    except ValueError:
+        return _set_aside(path)
 
 
 def _write(path: Path, text: str) -> None:

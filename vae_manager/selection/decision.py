@@ -8,6 +8,11 @@ from vae_manager.library.files import VaeFile
 
 AUTOMATIC = "Automatic"
 BAKED = "Baked"
+SAME = "same"
+"""For the encode and the hires VAE: the one that decodes."""
+
+STEPS = ("prompt", "panel", "job", "preset", "rules", "preference", "built-in", "baked", "default")
+"""The precedence, highest first. After them comes 'host': nothing of ours decided, the host keeps what it has."""
 
 
 @dataclass(frozen=True)
@@ -15,10 +20,20 @@ class Step:
     """One step of the precedence, in the order it was asked."""
 
     step: str
-    """'panel', 'job', 'host' or 'baked' (prompts, presets and rules join when they exist)."""
+    """One of `STEPS`, or 'host'."""
     outcome: str
-    """'chosen', 'not asked' or 'refused'."""
+    """'chosen'; 'not asked'; 'refused' (it asked for what cannot be had); 'not reached' (a higher one won)."""
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The VAE of one part of the job that is not the decoding: encoding, or the hires pass."""
+
+    kind: str
+    """'file' (then `vae` is set) or 'baked'."""
+    reason: str
+    vae: VaeFile | None = None
 
 
 @dataclass(frozen=True)
@@ -35,3 +50,14 @@ class Decision:
     trace: tuple[Step, ...] = ()
     warnings: tuple[str, ...] = ()
     """What was asked for and could not be had: one sentence each."""
+    advice: tuple[str, ...] = ()
+    """What would make it better though nobody asked, such as a file to get. For the panel, not for every picture."""
+    encode: Part | None = None
+    """None: the one that decodes."""
+    hires: Part | None = None
+    """None: the one that decodes."""
+    tiling: str | None = None
+    """A preset's or a rule's decode mode: 'auto', 'exact', 'whole' or 'host'; None where nobody said."""
+    color: str | None = None
+    """A preset's or a rule's colour mode: 'off', 'auto' or 'match'; None where nobody said."""
+    color_strength: float | None = None

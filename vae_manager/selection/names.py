@@ -2,36 +2,155 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from vae_manager.errors import BadInputError
 from vae_manager.library.files import VaeFile
+from vae_manager.library.hashing import HashCache
+from vae_manager.library.known import KnownVae, by_name, by_sha256, known_vaes
 
 SHOWN = 80
 """Characters of a user's own text that an error repeats: a name may be a whole pasted paragraph."""
 
+KNOWN_PREFIX = "known:"
+"""`known:kl-f8-anime2` is the VAE of that id and nothing else that happens to be called so."""
+HASH_PREFIX = "sha256:"
 
-def find_by_name(name: str, files: Sequence[VaeFile]) -> VaeFile:
-    """The one file that NAME means: its listed name, its path, its file name, or its stem, in that order.
+_HASH = re.compile(r"[0-9a-f]{10,64}")
 
-    Letters' case is ignored only when nothing matches exactly.
+
+@dataclass(frozen=True)
+class VaeIndex:
+    """The VAE files that there are, ready to be looked up by whatever names them. One per list of files."""
+
+    files: tuple[VaeFile, ...]
+    hashes: HashCache = field(default_factory=lambda: HashCache(None))
+    """Hashes that are known already; no file is read."""
+
+    @staticmethod
+    def of(files: Sequence[VaeFile] | VaeIndex, hashes: HashCache | None = None) -> VaeIndex:
+        """The index of these files; an index is returned as it is."""
+        if isinstance(files, VaeIndex):
+            return files
+        return VaeIndex(tuple(files), hashes or HashCache(None))
+
+    def find(self, name: str) -> VaeFile:
+        """The one file that NAME means.
+
+        In this order: the name as listed, the path, the file name, the stem, the end of the path; the same with
+        letters' case ignored; a known VAE's id or other name; the first ten or more digits of the sha256.
+
+        Raises:
+            BadInputError: nothing matches, or several files do; the sentence lists what to choose from.
+        """
+        wanted = name.strip()
+        if wanted.casefold().startswith(KNOWN_PREFIX):
+            return self._known_by_id(wanted[len(KNOWN_PREFIX) :])
+        if wanted.casefold().startswith(HASH_PREFIX):
+            return self._one(wanted, self.with_hash(wanted[len(HASH_PREFIX) :].strip()))
+        return self._by_path(wanted) or self._by_known_name(wanted) or self._one(wanted, self.with_hash(wanted))
+
+    def with_hash(self, sha256: str) -> list[VaeFile]:
+        """The files whose known sha256 begins so (at least ten digits); copies of one file count once."""
+        prefix = sha256.casefold()
+        if not _HASH.fullmatch(prefix):
+            return []
+        found = {known: file for file in reversed(self.files) if (known := self.hashes.peek(file))}
+        return [file for known, file in found.items() if known.startswith(prefix)]
+
+    def with_stem(self, stem: str) -> list[VaeFile]:
+        """The files whose name without folder and suffixes is exactly this."""
+        return self._exact[-1].get(stem, [])
+
+    def holding(self, vae: KnownVae) -> VaeFile | None:
+        """The file that holds a known VAE: by its hash; or by its name, unless its hash says otherwise."""
+        return next(iter(self._by_known_id.get(vae.id, ())), None)
+
+    # --- inside
+
+    def _by_path(self, wanted: str) -> VaeFile | None:
+        wanted = wanted.replace("\\", "/")
+        for table, form in ((self._exact, wanted), (self._folded, wanted.casefold())):
+            for key in table:
+                if matches := key.get(form):
+                    return self._one(wanted, matches)
+        ending = "/" + wanted.strip("/").casefold()
+        ends = [file for file in self.files if "/" in wanted and file.path.as_posix().casefold().endswith(ending)]
+        return self._one(wanted, ends) if ends else None
+
+    def _by_known_name(self, wanted: str) -> VaeFile | None:
+        held = [file for vae in by_name(wanted) if (file := self.holding(vae))]
+        return self._one(wanted, list(dict.fromkeys(held))) if held else None
+
+    def _known_by_id(self, id_: str) -> VaeFile:
+        vae = next((vae for vae in known_vaes() if vae.id == id_.strip().casefold()), None)
+        if vae is None:
+            raise BadInputError(f"There is no known VAE {shown(id_)}; 'vae-manager list' shows which it knows.")
+        if (file := self.holding(vae)) is None:
+            raise BadInputError(f"The VAE {vae.name} is not among the {len(self.files)} found; {how_to_get(vae)}.")
+        return file
+
+    def _one(self, wanted: str, matches: Sequence[VaeFile]) -> VaeFile:
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            choices = ", ".join(repr(file.name) for file in matches[:8])
+            raise BadInputError(f"The VAE name {shown(wanted)} fits {len(matches)} files; write one of {choices}.")
+        near = difflib.get_close_matches(wanted.casefold(), [file.stem.casefold() for file in self.files], 1, 0.7)
+        meant = next((f" (did you mean {file.name!r}?)" for file in self.files if file.stem.casefold() in near), "")
+        raise BadInputError(
+            f"There is no VAE {shown(wanted)} among the {len(self.files)} found{meant}; put the file into the VAE "
+            "folder and refresh the list, or choose another."
+        )
+
+    @cached_property
+    def _exact(self) -> tuple[dict[str, list[VaeFile]], ...]:
+        return tuple(_table(self.files, key) for key in _KEYS)
+
+    @cached_property
+    def _folded(self) -> tuple[dict[str, list[VaeFile]], ...]:
+        return tuple(_table(self.files, lambda file, key=key: key(file).casefold()) for key in _KEYS)
+
+    @cached_property
+    def _by_known_id(self) -> dict[str, list[VaeFile]]:
+        """Known id → the files that hold it, best evidence first."""
+        ranked: dict[str, list[tuple[tuple, VaeFile]]] = {}
+        for file in self.files:
+            for rank, vae in self._held_by(file):
+                order = (rank, file.path.suffix.lower() != ".safetensors", file.name)
+                ranked.setdefault(vae.id, []).append((order, file))
+        return {id_: [file for _, file in sorted(found, key=lambda row: row[0])] for id_, found in ranked.items()}
+
+    def _held_by(self, file: VaeFile) -> list[tuple[int, KnownVae]]:
+        sha256 = self.hashes.peek(file)
+        if sha256 and (vae := by_sha256(sha256)):
+            return [(0, vae)]
+        named = by_name(file.path.name)
+        sized = [vae for vae in named if any(known.bytes == file.size for known in vae.files)]
+        # a name that stands for several VAEs ('sdxl_vae') is weak evidence for each, unless the size decides
+        return [(1 if len(named) == 1 or sized else 2, vae) for vae in sized or named]
+
+
+def find_by_name(name: str, files: Sequence[VaeFile], hashes: HashCache | None = None) -> VaeFile:
+    """The one file that NAME means; see `VaeIndex.find`.
 
     Raises:
         BadInputError: nothing matches, or several files do; the sentence lists what to choose from.
     """
-    wanted = name.strip()
-    for fold in (str, str.casefold):
-        for key in _KEYS:
-            matches = [file for file in files if fold(key(file)) == fold(wanted.replace("\\", "/"))]
-            if len(matches) == 1:
-                return matches[0]
-            if matches:
-                choices = ", ".join(repr(file.name) for file in matches[:8])
-                raise BadInputError(f"The VAE name {shown(wanted)} fits {len(matches)} files; write one of {choices}.")
-    raise BadInputError(
-        f"There is no VAE {shown(wanted)} among the {len(files)} found; put the file into the VAE folder and refresh "
-        "the list, or choose another."
-    )
+    return VaeIndex.of(files, hashes).find(name)
+
+
+def how_to_get(vae: KnownVae) -> str:
+    """Which file to get, for the end of a sentence."""
+    file = next((file for file in vae.files if file.format == "safetensors"), next(iter(vae.files), None))
+    if file is None:
+        return f"get a file of {vae.name} and put it into the VAE folder"
+    name = next(iter(file.names), f"{vae.name}.{'safetensors' if file.format == 'safetensors' else 'pt'}")
+    return f"get {name} (its sha256 begins with {file.sha256[:10]}) and put it into the VAE folder"
 
 
 def shown(text: str) -> str:
@@ -39,9 +158,23 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")
 
 
+def _table(files: Iterable[VaeFile], key: Callable[[VaeFile], str]) -> dict[str, list[VaeFile]]:
+    table: dict[str, list[VaeFile]] = {}
+    for file in files:
+        table.setdefault(key(file), []).append(file)
+    return table
+
+
+def _without_suffix(name: str) -> str:
+    """Forge's infotext names a module so: 'model.vae' for model.vae.pt."""
+    return name.rpartition(".")[0] or name
+
+
 _KEYS: tuple[Callable[[VaeFile], str], ...] = (
     lambda file: file.name,
     lambda file: file.path.as_posix(),
     lambda file: file.path.name,
+    lambda file: _without_suffix(file.name),
+    lambda file: _without_suffix(file.path.name),
     lambda file: file.stem,
 )

@@ -1,0 +1,192 @@
+"""`match`: which VAE a checkpoint gets, and why; `match --all` is the dry run over a folder of checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vae_manager.commands import Result, open_file
+from vae_manager.errors import BadInputError, VaeFileError
+from vae_manager.library.families import family_title
+from vae_manager.library.files import MARKED_SUFFIXES, SUFFIXES, Folder, find_vaes
+from vae_manager.library.hashing import HashCache
+from vae_manager.library.identify import identify
+from vae_manager.selection.checkpoint import Checkpoint, FactsCache, open_checkpoint
+from vae_manager.selection.choose import Wishes, choose
+from vae_manager.selection.decision import Decision, Part
+from vae_manager.selection.names import VaeIndex
+from vae_manager.selection.presets import Presets
+from vae_manager.selection.prompt_tags import take_vae_tag
+from vae_manager.selection.rules import RuleSet, load_rules
+from vae_manager.user_data import user_folder
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """Everything that decides, read once for all checkpoints."""
+
+    index: VaeIndex
+    rules: RuleSet
+    presets: Presets
+    cache: FactsCache
+    prompt: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def checkpoint(self, path: Path, name: str | None = None, thorough: bool = False) -> Checkpoint:
+        """Describe one checkpoint; `thorough` may take seconds."""
+        look = "weights" if thorough else ""
+        return open_checkpoint(path, name, self.index.hashes, self.cache, thorough, look)
+
+    def decide(self, checkpoint: Checkpoint) -> Decision:
+        """Which VAE it gets."""
+        preset = self.presets.find(checkpoint)
+        return choose(Wishes(prompt=self.prompt, checkpoint=checkpoint, preset=preset, rules=self.rules), self.index)
+
+
+def match(args: argparse.Namespace) -> Result:
+    """One checkpoint, or with `--all` every one below a folder."""
+    if (args.checkpoint is None) == (args.all is None):
+        raise BadInputError("Say which: a checkpoint file, or --all and a folder of checkpoints.")
+    return _match_all(args) if args.all is not None else _match_one(args)
+
+
+def _match_one(args: argparse.Namespace) -> Result:
+    path = open_file(args.checkpoint).path
+    matcher = _matcher(args, path.parent)
+    checkpoint = matcher.checkpoint(path, thorough=True)
+    _refuse_other_files(checkpoint)
+    decision = matcher.decide(checkpoint)
+    matcher.cache.save()
+    return Result(_document(checkpoint, decision, matcher.warnings), _story(checkpoint, decision, matcher.warnings))
+
+
+def _match_all(args: argparse.Namespace) -> Result:
+    folder = Path(args.all)
+    if not folder.is_dir():
+        raise BadInputError(f"There is no folder {args.all[:200]!r}.")
+    matcher = _matcher(args, folder)
+    documents, rows = [], []
+    for checkpoint in dry_run(matcher, folder):
+        decision = matcher.decide(checkpoint)
+        documents.append(_document(checkpoint, decision, matcher.warnings))
+        rows.append((checkpoint.name, _chosen(decision), _reason(decision)))
+    matcher.cache.save()
+    notes = "".join(f"\n! {warning}" for warning in matcher.warnings)
+    return Result(documents, (_table(rows) or "No checkpoint was found there.") + notes)
+
+
+def dry_run(matcher: Matcher, folder: Path) -> Iterator[Checkpoint]:
+    """Every checkpoint below a folder, by its header alone; files that are something else are passed over."""
+    for path in _checkpoint_files(folder):
+        try:
+            checkpoint = matcher.checkpoint(path, path.relative_to(folder).as_posix())
+        except OSError:  # deleted between listing and looking
+            continue
+        if not _is_other(checkpoint):
+            yield checkpoint
+
+
+def _matcher(args: argparse.Namespace, folder: Path) -> Matcher:
+    home = user_folder()
+    for given in args.vae_dir or ():
+        if not Path(given).is_dir():
+            raise BadInputError(f"There is no folder {given[:200]!r}.")
+    if args.presets and not Path(args.presets).is_file():
+        raise BadInputError(f"There is no file of presets {args.presets[:200]!r}.")
+    vaes = find_vaes([*(Folder(Path(given)) for given in args.vae_dir or ()), Folder(folder, marked_only=True)])
+    rules = load_rules(Path(args.rules)) if args.rules else load_rules(home / "rules.json", missing_ok=True)
+    if args.rules and rules.problems:
+        raise BadInputError(" ".join(rules.problems))
+    tagged = take_vae_tag(args.prompt or "")
+    return Matcher(
+        VaeIndex(vaes, HashCache(home / "hashes.json")),
+        rules,
+        Presets(Path(args.presets) if args.presets else home / "presets.json"),
+        FactsCache(home / "headers.json"),
+        tagged.vae,
+        (*tagged.warnings, *rules.problems),
+    )
+
+
+def _checkpoint_files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names, key=str.casefold):
+            lower = name.lower()
+            if lower.endswith(SUFFIXES) and not lower.endswith(MARKED_SUFFIXES) and not name.startswith("."):
+                yield Path(root, name)
+
+
+def _is_other(checkpoint: Checkpoint) -> bool:
+    """A VAE, LoRA or anything else that is no checkpoint."""
+    return checkpoint.family == "unknown" and not checkpoint.facts.has_vae and checkpoint.facts.problem is None
+
+
+def _refuse_other_files(checkpoint: Checkpoint) -> None:
+    path = checkpoint.file.path
+    if checkpoint.facts.problem and checkpoint.facts.has_vae is False:
+        raise BadInputError(f"{str(path)!r} cannot be used: {checkpoint.facts.problem}.")
+    if not _is_other(checkpoint):
+        return
+    try:
+        identify(checkpoint.file)
+    except VaeFileError as error:
+        raise BadInputError(f"{str(path)!r} is no checkpoint: {error}.") from error
+    raise BadInputError(f"{str(path)!r} is a VAE, not a checkpoint; 'vae-manager inspect' says which.")
+
+
+# --- what it prints
+
+
+def _document(checkpoint: Checkpoint, decision: Decision, warnings: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "checkpoint": str(checkpoint.file.path),
+        "family": checkpoint.family,
+        "vae": _path(decision),
+        "source": decision.source if decision.kind != "host" else None,
+        "reason": _reason(decision),
+        "trace": [asdict(step) for step in decision.trace if step.step != "host"],
+        "tiling": decision.tiling,
+        "color": decision.color,
+        "color_strength": decision.color_strength,
+        "encode_vae": _path(decision.encode),
+        "hires_vae": _path(decision.hires),
+        "warnings": [*warnings, *decision.warnings],
+        "advice": list(decision.advice),
+    }
+
+
+def _reason(decision: Decision) -> str:
+    """Why; where nothing can be had, what is missing (the last step before the host's own way out)."""
+    return decision.trace[-2].detail if decision.kind == "host" else decision.reason
+
+
+def _path(chosen: Decision | Part | None) -> str | None:
+    if chosen is None or chosen.kind == "host":
+        return None
+    return str(chosen.vae.path) if chosen.vae else "baked"
+
+
+def _chosen(decision: Decision) -> str:
+    return decision.vae.name if decision.vae else "baked" if decision.kind == "baked" else "none found"
+
+
+def _story(checkpoint: Checkpoint, decision: Decision, warnings: tuple[str, ...]) -> str:
+    document = _document(checkpoint, decision, warnings)
+    lines = [f"{checkpoint.name} ({family_title(checkpoint.family)}): {_chosen(decision)} — {document['reason']}"]
+    lines += [f"  {row['step']:>10}  {row['outcome']:<11}  {row['detail']}" for row in document["trace"]]
+    for key in ("encode_vae", "hires_vae", "tiling", "color", "color_strength"):
+        if document[key] is not None:
+            lines.append(f"  {key}: {document[key]}")
+    lines += [f"! {sentence}" for sentence in document["warnings"]]
+    lines += [f"· {sentence}" for sentence in document["advice"]]
+    return "\n".join(lines)
+
+
+def _table(rows: list[tuple[str, str, str]]) -> str:
+    widths = [min(60, max(len(row[column]) for row in rows)) if rows else 0 for column in (0, 1)]
+    return "\n".join(f"{name:<{widths[0]}}  {vae:<{widths[1]}}  {reason}" for name, vae, reason in rows)

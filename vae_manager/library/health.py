@@ -1,0 +1,141 @@
+"""Say whether a VAE is damaged, and how: checkpoints that were merged often hold one that is.
+
+Two looks. The weights alone, in a second: numbers that are none, layers that are empty. And what the VAE does to
+pictures, in some more: a healthy one gives back what it was given. How it fails tells the kind of damage: pictures
+that come back paler (an affine map of slope below 1: the washed-out look), or that come back different.
+
+Every problem is a clause without a full stop that begins with "it" or "its", as `VaeFileError` has them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vae_manager.codec.autoencoder import AutoencoderKL
+from vae_manager.codec.build import build_kl
+from vae_manager.codec.whole import decode, encode, latent_of
+from vae_manager.errors import VaeFileError
+from vae_manager.library.files import VaeFile
+from vae_manager.library.layouts import detect_layout
+from vae_manager.library.probe import SIDE, bundled_pictures
+from vae_manager.library.state import load_kl_state
+from vae_manager.library.tensors import open_tensors
+
+PALEST = 0.85
+"""Contrast that a VAE must give back."""
+
+BLOCK = 16
+"""Pixels: contrast and faithfulness are measured on the means of blocks of this side. Every VAE loses fine detail,
+which would look like a loss of contrast; none loses what is as large as this."""
+
+FAITHFUL = MappingProxyType({"sd1": 22.0, "sdxl": 22.0, "sd3": 24.0, "flux": 24.0, "flux2": 24.0})
+"""PSNR in dB that block means must reach, contrast and brightness aside. Whole pictures come back with 23 to 25 dB
+from SD1's and SDXL's VAEs (model cards of sd-vae-ft-mse and sdxl-vae), block means with more than that."""
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """What encoding and decoding does to the bundled pictures."""
+
+    contrast: float
+    """Slope of the straight line from what went in to what came out (brightness of block means)."""
+    brightness: float
+    """The line's offset, where black is -1 and white 1."""
+    psnr: float
+    """How well the line explains what came out, in dB, all three colours."""
+
+
+def examine(file: VaeFile, family: str = "unknown", thorough: bool = True) -> tuple[str, ...]:
+    """What is wrong with a VAE file, or with the VAE baked into a checkpoint; empty when it is healthy.
+
+    `thorough` False looks at the weights only.
+
+    Raises:
+        VaeFileError: there is no VAE in it, or it cannot be read.
+    """
+    opened = open_tensors(file.path)
+    layout = detect_layout(opened.header)
+    problems = weight_problems((name, opened.fetch(own)) for name, own in layout.keys.items())
+    if problems or not thorough or layout.name not in ("ldm", "diffusers"):
+        return problems
+    state, groups = load_kl_state(file, torch.float32)
+    return trip_problems(round_trip(build_kl(state, groups)), family)
+
+
+def weight_problems(tensors: Iterable[tuple[str, Tensor]]) -> tuple[str, ...]:
+    """Weights that cannot be right, of (name, tensor) pairs. For each problem one tensor is named."""
+    found: dict[str, list[str]] = {}
+    for name, tensor in tensors:
+        if problem := _problem(name, tensor):
+            found.setdefault(problem, []).append(name)
+    return tuple(f"its tensor {names[0]!r}{_and_more(names)} {problem}" for problem, names in found.items())
+
+
+@torch.no_grad()
+def round_trip(vae: AutoencoderKL) -> RoundTrip:
+    """Encode and decode the bundled pictures. Runs where the VAE's weights are, in their precision."""
+    if vae.config.ratio > SIDE or SIDE % vae.config.ratio or vae.config.image_channels != 3:
+        raise VaeFileError("it does not take colour pictures of the usual sizes")
+    pictures = bundled_pictures()
+    decoded = [decode(vae, _finite(latent_of(encode(vae, picture[None])))) for picture in pictures]
+    before, after = (F.avg_pool2d(x.cpu().double(), BLOCK) for x in (pictures, torch.cat(decoded)))
+    contrast, brightness = _line(before.mean(dim=1), after.mean(dim=1))
+    slope, offset = _line(before, after)
+    # an error weighs more where little is left of the picture
+    error = (after - slope * before - offset) / max(abs(slope), 0.05)
+    psnr = 10 * math.log10(4 / max(error.square().mean().item(), 1e-12)) if math.isfinite(slope) else 0.0
+    return RoundTrip(contrast, brightness, psnr)
+
+
+def trip_problems(trip: RoundTrip, family: str = "unknown") -> tuple[str, ...]:
+    """What a round trip says against a VAE."""
+    least = FAITHFUL.get(family, min(FAITHFUL.values()))
+    if not math.isfinite(trip.contrast):
+        return ("it returns no picture but NaN or infinite values",)
+    if trip.psnr < least:
+        return (
+            f"it does not give pictures back as they were ({trip.psnr:.0f} dB where {least:.0f} dB is the least): "
+            "it seems damaged by a merge",
+        )
+    if trip.contrast < PALEST:
+        return (f"it washes pictures out: of their contrast {trip.contrast:.0%} comes back",)
+    return ()
+
+
+def _problem(name: str, tensor: Tensor) -> str | None:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return None
+    if not torch.isfinite(tensor).all():
+        return "holds NaN or infinite values"
+    if not name.endswith("weight"):
+        return None  # a bias may well be zero
+    least, most = torch.aminmax(tensor.float() if tensor.element_size() < 4 else tensor)
+    if least == most == 0:
+        return "holds nothing but zeros"
+    # a norm's gains are all 1 before training, and a layer of one number has nothing to compare
+    if least == most and tensor.ndim > 1 and tensor.numel() > 1:
+        return f"holds one number only, {least.item():.3g}, everywhere"
+    return None
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _finite(z: Tensor) -> Tensor:
+    """`decode` refuses NaN; here they must come out at the other end, to be reported."""
+    return torch.nan_to_num(z)
+
+
+def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Slope and offset of the least-squares line through (x, y)."""
+    x, y = x.flatten(), y.flatten()
+    slope = ((x - x.mean()) * (y - y.mean())).mean() / (x - x.mean()).square().mean()
+    return slope.item(), (y.mean() - slope * x.mean()).item()

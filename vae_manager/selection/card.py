@@ -1,0 +1,32 @@
+"""A1111's checkpoint cards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from vae_manager.selection.decision import AUTOMATIC
+from vae_manager.selection.rules import MAX_TEXT, is_encodable
+
+MAX_BYTES = 4 << 20
+"""Of a card: a description, notes, a VAE's name."""
+
+
+def card_vae(checkpoint: Path) -> str | None:
+    """The VAE on A1111's card of a checkpoint (`model.json` beside `model.safetensors`, field "vae"), or None.
+
+    A1111 writes "Automatic" (no opinion), "None" (the baked one) or a VAE's file name there
+    (its `ui_extra_networks_checkpoints_user_metadata.py`).
+    """
+    try:
+        card = checkpoint.with_suffix(".json")
+        if card.stat().st_size > MAX_BYTES:
+            return None
+        document = json.loads(card.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    vae = document.get("vae") if isinstance(document, Mapping) else None
+    if not isinstance(vae, str) or not vae.strip() or len(vae) > MAX_TEXT or not is_encodable(vae):
+        return None
+    return None if vae.strip().casefold() == AUTOMATIC.casefold() else vae.strip()

@@ -1,0 +1,323 @@
+"""What selection knows of a checkpoint, and of the family of a VAE file, by their headers alone.
+
+Reading a header costs milliseconds; for hundreds of checkpoints that adds up, so what was read is remembered until
+the file changes. What costs seconds (hashes, digests) is computed only when a rule or preset asks for it and only
+where the caller allows it.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vae_manager.codec.config import KLConfig
+from vae_manager.codec.taesd import canonical_names, read_configs, variants
+from vae_manager.errors import VaeFileError
+from vae_manager.library.digest import weights_digest
+from vae_manager.library.families import FAMILIES, family_title
+from vae_manager.library.files import VaeFile, file_stem, vae_file
+from vae_manager.library.hashing import HashCache
+from vae_manager.library.headers import Header, read_safetensors_header
+from vae_manager.library.health import examine
+from vae_manager.library.identify import checkpoint_family, identify, norm_groups_of
+from vae_manager.library.known import by_name, by_sha256
+from vae_manager.library.layouts import CHECKPOINT_PREFIXES, canonical_shapes, detect_layout
+from vae_manager.library.tensors import open_tensors
+from vae_manager.storage import read_json, update_json
+
+MAX_METADATA = 64
+"""Metadata entries that are kept for rules; a value's first `MAX_VALUE` characters count."""
+MAX_VALUE = 512
+
+MAX_OLD_PICKLE = 512 << 20
+"""Bytes of a pickle from before torch 1.6 that are worth reading for the names of its tensors."""
+
+_LOOKS = ("", "weights", "pictures")
+
+Facts = TypeVar("Facts", "CheckpointFacts", "VaeFacts")
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What a checkpoint's header says."""
+
+    family: str = "unknown"
+    has_vae: bool | None = None
+    """Whether a VAE is baked in (no, where the file is broken); None where it takes too long to find out."""
+    problem: str | None = None
+    """What is wrong with the baked VAE, or why the file could not be read: "it …"."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VaeFacts:
+    """What a VAE file's header says."""
+
+    family: str = "unknown"
+    """The family whose latents it decodes, 'unknown', 'tiny' (a TAESD that does not say of which) or 'litevae'."""
+    channels: int | None = None
+    evidence: str = ""
+
+
+class FactsCache:
+    """Facts read from headers, until the file changes; in memory, and in one JSON file if `path` is given."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known: dict[str, list[Any]] | None = None
+        self._new: dict[str, list[Any]] = {}
+
+    def checkpoint(self, file: VaeFile) -> CheckpointFacts:
+        """The facts of a checkpoint; a file that cannot be read has a `problem`."""
+        return self._get("checkpoint", file, CheckpointFacts, _read_checkpoint)
+
+    def vae(self, file: VaeFile) -> VaeFacts:
+        """The facts of a VAE file.
+
+        Raises:
+            VaeFileError: it is no VAE, or cannot be read.
+        """
+        return self._get("vae", file, VaeFacts, _read_vae)
+
+    def digest(self, file: VaeFile, compute: bool) -> str | None:
+        """The fp16 digest of the VAE in a file; None where it is not known and must not be computed."""
+        entry = self._entries().get(f"digest {file.path}")
+        if entry and entry[:2] == [file.size, file.mtime_ns]:
+            return str(entry[2])
+        if not compute:
+            return None
+        digest = weights_digest(open_tensors(file.path)).fp16
+        self._remember(f"digest {file.path}", [file.size, file.mtime_ns, digest])
+        return digest
+
+    def health(self, file: VaeFile, family: str = "unknown", look: str = "") -> tuple[str, ...]:
+        """What is wrong with the VAE in a file, as far as it was looked at.
+
+        `look`: '' only what is known already; 'weights' a second; 'pictures' many seconds (a round trip).
+        """
+        entry = self._entries().get(f"health {file.path}")
+        known = entry[2] if entry and entry[:2] == [file.size, file.mtime_ns] else None
+        done = str(known.get("look")) if isinstance(known, dict) else ""
+        if _LOOKS.index(look) <= (_LOOKS.index(done) if done in _LOOKS else 0):
+            problems = known.get("problems") if isinstance(known, dict) else None
+            return tuple(map(str, problems)) if isinstance(problems, list) else ()
+        try:
+            problems = examine(file, family, thorough=look == "pictures")
+        except VaeFileError as error:
+            problems = (str(error),)
+        self._remember(f"health {file.path}", [file.size, file.mtime_ns, {"look": look, "problems": list(problems)}])
+        return problems
+
+    def save(self) -> None:
+        """Write what is new to the file, once for many files read. A folder that cannot be written is no error."""
+        if not self._path or not self._new:
+            return
+        new, self._new = self._new, {}
+        try:
+            update_json(self._path, lambda known: {**_checked(known), **new})
+        except OSError:
+            self._new = new
+
+    def _get(self, kind: str, file: VaeFile, type_: type[Facts], read: Any) -> Facts:
+        entry = self._entries().get(f"{kind} {file.path}")
+        if entry and entry[:2] == [file.size, file.mtime_ns]:
+            try:
+                return type_(**entry[2])
+            except TypeError:  # another version's entry
+                pass
+        facts = read(file)
+        self._remember(f"{kind} {file.path}", [file.size, file.mtime_ns, asdict(facts)])
+        return facts
+
+    def _entries(self) -> dict[str, list[Any]]:
+        if self._known is None:
+            self._known = _checked(read_json(self._path)) if self._path else {}
+        return self._known
+
+    def _remember(self, key: str, entry: list[Any]) -> None:
+        self._entries()[key] = self._new[key] = entry
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that wants a VAE. Make it with `open_checkpoint`."""
+
+    file: VaeFile
+    facts: CheckpointFacts
+    hashes: HashCache
+    cache: FactsCache
+    thorough: bool = False
+    """May hash and digest files: seconds each. Otherwise only what is known already counts."""
+    problems: tuple[str, ...] = ()
+    """What `library.health` found wrong with the baked VAE, as far as it was looked at: "it …"."""
+
+    @property
+    def name(self) -> str:
+        """Path below the checkpoint folder, with forward slashes."""
+        return self.file.name
+
+    @property
+    def stem(self) -> str:
+        """File name without folder and suffix."""
+        return file_stem(self.file.path.name)
+
+    @property
+    def family(self) -> str:
+        """A key of `families.FAMILIES`, or 'unknown'."""
+        return self.facts.family
+
+    def sha256(self, compute: bool | None = None) -> str | None:
+        """The file's sha256; None where it is not known and must not be computed (default: as `thorough` says)."""
+        if not (self.thorough if compute is None else compute):
+            return self.hashes.peek(self.file)
+        return _hashed(self.hashes, self.file)
+
+    def baked_digest(self) -> str | None:
+        """The fp16 digest of the baked VAE; None where there is none, or it is not known."""
+        if not self.facts.has_vae:
+            return None
+        try:
+            return self.cache.digest(self.file, self.thorough)
+        except (VaeFileError, OSError):
+            return None
+
+    def vae_facts(self, vae: VaeFile) -> VaeFacts:
+        """What is known of a VAE file's family: by its hash, or else by its header.
+
+        Raises:
+            VaeFileError: it is no VAE, or cannot be read.
+        """
+        facts = self.cache.vae(vae)
+        may_hash = self.thorough and facts.family == "unknown"
+        sha256 = _hashed(self.hashes, vae) if may_hash else self.hashes.peek(vae)
+        known = by_sha256(sha256) if sha256 else None
+        if known is None or known.family == "litevae":
+            return facts
+        return VaeFacts(known.latents_of or "unknown", facts.channels, f"its sha256 is that of {known.name}")
+
+    def misfit(self, vae: VaeFile) -> str | None:
+        """Why a VAE is not for this checkpoint, as a sentence; None where it is, or where nobody can tell.
+
+        Raises:
+            VaeFileError: it is no VAE, or cannot be read.
+        """
+        facts = self.vae_facts(vae)
+        if facts.family == "litevae":
+            return (
+                f"{vae.name} is a LiteVAE, which has a latent space of its own: it cannot decode what "
+                f"{self.file.path.name} makes. Use it with encode and decode only."
+            )
+        family = FAMILIES.get(self.family)
+        if family is None or facts.family == self.family:
+            return None
+        wrong_channels = facts.channels is not None and facts.channels != family.latent_channels
+        if facts.family in FAMILIES or wrong_channels:
+            made_for = family_title(facts.family) if facts.family in FAMILIES else f"{facts.channels}-channel latents"
+            return (
+                f"{vae.name} is made for {made_for} ({facts.evidence}), but the checkpoint {self.file.path.name} is "
+                f"{family.title}; choose a VAE of that family, or allow another family's in the settings."
+            )
+        return None
+
+
+def open_checkpoint(
+    path: Path,
+    name: str | None = None,
+    hashes: HashCache | None = None,
+    cache: FactsCache | None = None,
+    thorough: bool = False,
+    look: str = "",
+) -> Checkpoint:
+    """Describe a checkpoint by its header.
+
+    `look`: how closely to look at the baked VAE's health, see `FactsCache.health`.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    file, cache = vae_file(path, name), cache or FactsCache()
+    facts = cache.checkpoint(file)
+    problems = cache.health(file, facts.family, look) if facts.has_vae else ()
+    return Checkpoint(file, facts, hashes or HashCache(None), cache, thorough, problems)
+
+
+def _hashed(hashes: HashCache, file: VaeFile) -> str | None:
+    """The sha256, or None where the file, or the cache's own, cannot be used just now."""
+    try:
+        return hashes.sha256(file)
+    except (VaeFileError, OSError):
+        return None
+
+
+def _read_checkpoint(file: VaeFile) -> CheckpointFacts:
+    if _is_old_pickle(file):
+        return CheckpointFacts(problem="it is a pickle of the old kind, which tells nothing before it is read whole")
+    try:
+        header = _header(file.path)
+    except VaeFileError as error:
+        return CheckpointFacts(has_vae=False, problem=str(error))
+    family, has_vae = checkpoint_family(header), _has_vae(header)
+    problem = _baked_problem(header) if has_vae else None
+    pairs = list(header.metadata.items())[:MAX_METADATA]
+    return CheckpointFacts(family, has_vae, problem, {key[:MAX_VALUE]: value[:MAX_VALUE] for key, value in pairs})
+
+
+def _header(path: Path) -> Header:
+    if path.suffix.lower() == ".safetensors":
+        return read_safetensors_header(path)
+    return open_tensors(path).header
+
+
+def _is_old_pickle(file: VaeFile) -> bool:
+    pickle = file.path.suffix.lower() != ".safetensors"
+    return pickle and file.size > MAX_OLD_PICKLE and not zipfile.is_zipfile(file.path)
+
+
+def _has_vae(header: Header) -> bool:
+    starts = tuple(prefix + part for prefix in CHECKPOINT_PREFIXES for part in ("decoder.", "encoder."))
+    return any(name.startswith(starts) for name in header.tensors)
+
+
+def _baked_problem(header: Header) -> str | None:
+    """What the shapes of a baked KL autoencoder say against it: merges lose or mix up tensors."""
+    try:
+        layout = detect_layout(header)
+        if layout.name in ("ldm", "diffusers"):
+            KLConfig.from_shapes(canonical_shapes(header, layout), norm_groups_of(header.metadata))
+    except VaeFileError as error:
+        return str(error)
+    return None
+
+
+def _read_vae(file: VaeFile) -> VaeFacts:
+    found = identify(file)
+    if found.family == "taesd":
+        return _read_tiny(file)
+    if found.problems:
+        raise VaeFileError(found.problems[0])
+    return VaeFacts(found.family, found.latent_channels, found.family_evidence)
+
+
+def _read_tiny(file: VaeFile) -> VaeFacts:
+    """A TAESD: its shape tells the number of channels, and sometimes the family."""
+    tensors = open_tensors(file.path).header.tensors
+    shapes = {name: tensors[own].shape for name, own in canonical_names(tensors).items()}
+    config = next(half for half in read_configs(shapes) if half is not None)
+    names = variants(config)
+    known = by_name(names[0]) if len(names) == 1 else ()
+    family = (known[0].latents_of if known else None) or "tiny"
+    return VaeFacts(family, config.latent_channels, "the shape of its tensors")
+
+
+def _checked(document: object) -> dict[str, list[Any]]:
+    """The entries of a cache file that have the right form."""
+    if not isinstance(document, dict):
+        return {}
+    return {key: value for key, value in document.items() if isinstance(value, list) and _is_entry(value)}
+
+
+def _is_entry(value: list[Any]) -> bool:
+    return len(value) == 3 and type(value[0]) is int and type(value[1]) is int and isinstance(value[2], (dict, str))

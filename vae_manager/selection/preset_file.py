@@ -1,0 +1,151 @@
+"""The presets file: what stands in it, and how it is read.
+
+Whatever is in the file, reading it never fails: what cannot be understood counts as not there. Writing keeps it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vae_manager.errors import BadInputError
+from vae_manager.selection.decision import AUTOMATIC, SAME
+from vae_manager.selection.rules import COLOR, MAX_TEXT, TILING
+
+log = logging.getLogger("vae_manager")
+
+VERSION = 1
+MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class VaeWish:
+    """A VAE as a preset names it: by hash where that is known, so that a renamed VAE is found, or by name."""
+
+    name: str = AUTOMATIC
+    """A VAE's name, 'Automatic' (no opinion), 'Baked', or, for encode and hires, 'same'."""
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What one checkpoint gets. Every field may be left open."""
+
+    vae: VaeWish = VaeWish()
+    encode_vae: VaeWish = VaeWish(SAME)
+    hires_vae: VaeWish = VaeWish(SAME)
+    tiling: str | None = None
+    color: str | None = None
+    color_strength: float | None = None
+    remembered: bool = False
+    """Written by "remember what I use", not saved by the user: never replaces one that was saved."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Which checkpoint a preset belongs to."""
+
+    name: str
+    """Path below the checkpoint folder, with forward slashes."""
+    sha256: str | None = None
+    print: str | None = None
+    """See `presets.print_of`."""
+    size: int | None = None
+
+
+def is_document(document: Any) -> bool:
+    """Whether this is a document of ours that can be written again."""
+    if not isinstance(document, Mapping) or not isinstance(document.get("presets", []), list):
+        return False
+    try:
+        json.dumps(document, ensure_ascii=False, indent=1).encode()
+    except (ValueError, RecursionError):  # half characters; deeper than can be written
+        return False
+    return True
+
+
+def read_exported(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadInputError(f"{str(path)!r} is too large for a file of presets.")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInputError(f"There is no file of presets {str(path)!r}.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInputError(f"{str(path)!r} is no file of presets that can be read.") from error
+    if not is_document(document) or "presets" not in document:
+        raise BadInputError(f"{str(path)!r} is no file of presets: it must hold an object with a list 'presets'.")
+    return document
+
+
+def understood(document: Any) -> tuple[tuple[Owner, Preset], ...]:
+    if document is None:
+        return ()
+    if not is_document(document):
+        log.warning("The presets file holds something else than presets; it is not used.")
+        return ()
+    pairs = (
+        (read_owner(e.get("checkpoint")), _preset(e)) for e in document.get("presets", []) if isinstance(e, Mapping)
+    )
+    return tuple((owner, preset) for owner, preset in pairs if owner is not None)
+
+
+def read_owner(value: Any) -> Owner | None:
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        return None
+    size = value.get("bytes")
+    return Owner(
+        value["name"],
+        _hex(value.get("sha256"), 64),
+        _hex(value.get("print"), 32),
+        size if type(size) is int else None,
+    )
+
+
+def _preset(entry: Mapping[str, Any]) -> Preset:
+    """What an entry says; a field that makes no sense counts as left open."""
+    strength = entry.get("color_strength")
+    valid = isinstance(strength, (int, float)) and not isinstance(strength, bool) and 0 <= strength <= 1
+    return Preset(
+        _wish(entry.get("vae"), AUTOMATIC),
+        _wish(entry.get("encode_vae"), SAME),
+        _wish(entry.get("hires_vae"), SAME),
+        _one_of(entry.get("tiling"), TILING),
+        _one_of(entry.get("color"), COLOR),
+        float(strength) if valid and strength is not None else None,
+        entry.get("remembered") is True,
+    )
+
+
+def _wish(value: Any, default: str) -> VaeWish:
+    if isinstance(value, Mapping):
+        return replace(_wish(value.get("name"), default), sha256=_hex(value.get("sha256"), 64))
+    valid = isinstance(value, str) and value.strip() and len(value) <= MAX_TEXT
+    return VaeWish(value if valid else default)
+
+
+def _one_of(value: Any, choices: tuple[str, ...]) -> str | None:
+    return value if isinstance(value, str) and value in choices else None
+
+
+def _hex(value: Any, digits: int) -> str | None:
+    if not isinstance(value, str) or len(value) != digits:
+        return None
+    return value.casefold() if all(char in "0123456789abcdef" for char in value.casefold()) else None
+
+
+def entry_of(owner: Owner, preset: Preset) -> dict[str, Any]:
+    """The entry of the file: only what is not left open."""
+    checkpoint = {"name": owner.name, "sha256": owner.sha256, "print": owner.print, "bytes": owner.size}
+    entry: dict[str, Any] = {"checkpoint": {key: value for key, value in checkpoint.items() if value}}
+    for key, wish in (("vae", preset.vae), ("encode_vae", preset.encode_vae), ("hires_vae", preset.hires_vae)):
+        if wish not in (VaeWish(AUTOMATIC), VaeWish(SAME)):
+            entry[key] = {"name": wish.name, "sha256": wish.sha256} if wish.sha256 else wish.name
+    for key in ("tiling", "color", "color_strength"):
+        if (value := getattr(preset, key)) is not None:
+            entry[key] = value
+    return {**entry, "remembered": True} if preset.remembered else entry
