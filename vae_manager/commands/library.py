@@ -64,9 +64,6 @@ def convert(args: argparse.Namespace) -> Result:
     if output.exists() and output.samefile(source.path):
         raise BadInputError("The output would overwrite the file it is made from; give it another name.")
     state, groups = load_kl_state(source, DTYPES[args.dtype] if args.dtype else None)
-    overflow = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
-    if overflow:
-        raise BadInputError(f"The tensor {overflow!r} would hold infinite or NaN values in that precision; use bf16.")
     if args.layout == "diffusers":
         levels = 1 + max(int(m.group(1)) for name in state if (m := re.match(r"decoder\.up\.(\d+)\.", name)))
         state = {to_diffusers(name, levels): as_matrix(name, tensor).contiguous() for name, tensor in state.items()}

@@ -1,0 +1,331 @@
+"""Measure the colour room on pictures that its tuning never saw, beside its peers.
+
+    python -m tools.build_color_set --photos photos --out color-set
+    python -m benchmarks.color --set color-set [--count 60] [--json]
+
+ΔE is CIEDE2000 (scikit-image), the mean over evenly spread pixels. *Recovery* is 1 − ΔE after / ΔE before. A picture
+is *moved* when its mean ΔE is above 0.5. Faults are applied in float and rounded to 8 bits; peers get those 8 bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from skimage import color, exposure
+from torch import Tensor
+from torch.nn import functional as F
+
+from tools.build_color_set import FAULTS, fault_matrix
+from vae_manager.color.diagnose import diagnose
+from vae_manager.color.fit import box_down, fit_map
+from vae_manager.color.matrix import adjustment, affine, apply, is_identity, stretch
+from vae_manager.color.pool import different, pooled_map
+from vae_manager.color.reference import fit_reference
+from vae_manager.color.statistics import statistics
+
+MOVED = 0.5
+SAMPLE = 2500
+
+Row = dict[str, Any]
+
+
+class ColorSet:
+    """One split of the set: (kind, source, file) of its pictures, read when they are asked for."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        lines = (folder / "manifest.tsv").read_text(encoding="utf-8").splitlines()[1:]
+        entries = [line.split("\t") for line in lines]
+        self.folder = folder
+        self.all = [(kind, source, file) for part, file, kind, source in entries if part == split]
+        self.good = [entry for entry in self.all if entry[0] == "good"]
+
+    def load(self, entry: tuple[str, str, str]) -> Tensor:
+        with Image.open(self.folder / entry[2]) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+
+def delta_e(a: Tensor, b: Tensor) -> float:
+    """Mean CIEDE2000 of two pictures (3, H, W)."""
+    step = max(1, a.shape[1] * a.shape[2] // SAMPLE)
+    x, y = (v.reshape(3, -1)[:, ::step].T.double().clamp(0, 1).numpy() for v in (a, b))
+    return float(color.deltaE_ciede2000(color.rgb2lab(x), color.rgb2lab(y)).mean())
+
+
+def faulty(v: Tensor, kind: str, rng: np.random.Generator) -> Tensor:
+    """The picture with a random fault of that kind, in 8 bits."""
+    return eight_bit(affine(v, torch.tensor(fault_matrix(kind, rng))))
+
+
+def eight_bit(v: Tensor) -> Tensor:
+    return (v.clamp(0, 1) * 255).round() / 255
+
+
+# --- the subjects: picture in, picture out
+
+
+def ours(v: Tensor) -> Tensor:
+    return apply(v, diagnose(v).matrix)
+
+
+def pil_autocontrast(cutoff: float) -> Callable[[Tensor], Tensor]:
+    return lambda v: _from_image(ImageOps.autocontrast(_to_image(v), cutoff=cutoff))
+
+
+def skimage_rescale(v: Tensor) -> Tensor:
+    """`rescale_intensity` between the 0.5 and 99.5 percentiles, as its gallery shows."""
+    x = v.numpy()
+    low, high = np.percentile(x, (0.5, 99.5))
+    ranges: dict[str, Any] = {"in_range": (low, max(high, low + 1e-3)), "out_range": (0, 1)}
+    return torch.from_numpy(exposure.rescale_intensity(x, **ranges))
+
+
+def skimage_clahe(v: Tensor) -> Tensor:
+    return torch.from_numpy(exposure.equalize_adapthist(v.permute(1, 2, 0).numpy(), clip_limit=0.01)).permute(2, 0, 1)
+
+
+SUBJECTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "VAE Manager, one picture": ours,
+    "PIL autocontrast": pil_autocontrast(0),
+    "PIL autocontrast, cutoff 0.5": pil_autocontrast(0.5),
+    "scikit-image rescale_intensity": skimage_rescale,
+    "scikit-image equalize_adapthist": skimage_clahe,
+}
+
+
+def _to_image(v: Tensor) -> Image.Image:
+    return Image.fromarray((v * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
+
+def _from_image(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+# --- what is measured
+
+
+def leaving_alone(pictures: ColorSet, limit: int) -> Iterator[Row]:
+    """Good and legitimate pictures that each subject moves."""
+    for name, subject in SUBJECTS.items():
+        entries = pictures.all if subject is ours else pictures.all[:: max(1, len(pictures.all) // (2 * limit))]
+        moves = [(kind, delta_e(subject(v), v)) for kind, v in ((e[0], pictures.load(e)) for e in entries)]
+        far = [kind for kind, move in moves if move > MOVED]
+        yield {
+            "subject": name,
+            "pictures": len(moves),
+            "moved": len(far),
+            "moved_percent": round(100 * len(far) / len(moves), 2),
+            "good_moved": far.count("good"),
+            "kinds": {kind: far.count(kind) for kind in sorted(set(far))} if subject is ours else {},
+            "mean_delta_e": round(float(np.mean([move for _, move in moves])), 3),
+        }
+
+
+def blind(pictures: ColorSet, limit: int) -> Iterator[Row]:
+    """Recovery of each kind of fault from one picture."""
+    rng = np.random.default_rng(11)
+    entries = pictures.good[:: max(1, len(pictures.good) // limit)]
+    cases = [(kind, v, faulty(v, kind, rng)) for v in map(pictures.load, entries) for kind in FAULTS]
+    before = [delta_e(bad, v) for _, v, bad in cases]
+    for name, subject in SUBJECTS.items():
+        after = [delta_e(subject(bad), v) for _, v, bad in cases]
+        recovery = np.array([1 - a / b for a, b in zip(after, before, strict=True)])
+        row: Row = {"subject": name, "pictures": len(cases), "recovery": _median(recovery)}
+        for kind in FAULTS:
+            row[kind] = _median(recovery[[case[0] == kind for case in cases]])
+        row |= {"worse_percent": round(100 * float((recovery < -0.01).mean()), 1)}
+        yield row | {"delta_e_before": _median(np.array(before)), "delta_e_after": _median(np.array(after))}
+
+
+def pooled(pictures: ColorSet, limit: int) -> Iterator[Row]:
+    """Recovery and damage where K pictures of one session are known."""
+    sources = sorted({source for _, source, _ in pictures.good})
+    for count in (4, 8, 16):
+        rng, recovery, damage, found = np.random.default_rng(count), [], [], 0
+        for trial in range(limit // 2):
+            chosen = [[e for e in pictures.good if e[1] == s] for s in rng.choice(sources, count, replace=False)]
+            session = [pictures.load(entries[rng.integers(len(entries))]) for entries in chosen]
+            matrix = torch.tensor(fault_matrix(FAULTS[trial % 3], rng))
+            bad = [eight_bit(affine(v, matrix)) for v in session]
+            fixed = pooled_map(different([statistics(v) for v in bad]))
+            clean = pooled_map(different([statistics(v) for v in session]))
+            found += not is_identity(fixed)
+            recovery += [1 - delta_e(apply(b, fixed), v) / delta_e(b, v) for b, v in list(zip(bad, session))[:3]]
+            damage += [delta_e(apply(v, clean), v) for v in session[:3]]
+        yield {
+            "pictures": count,
+            "sessions": limit // 2,
+            "found_percent": round(100 * found / (limit // 2), 1),
+            "recovery": _median(np.array(recovery)),
+            "damage_p99": round(float(np.percentile(damage, 99)), 3),
+        }
+
+
+def calibrated(pictures: ColorSet, limit: int) -> Row:
+    """A map fitted on four pictures, applied in float to pictures that the fit never saw."""
+    rng, recovery = np.random.default_rng(5), []
+    for trial in range(limit // 2):
+        matrix = torch.tensor(fault_matrix(FAULTS[trial % 3], rng))
+        seen = [pictures.load(pictures.good[i]) for i in rng.choice(len(pictures.good), 4, replace=False)]
+        noisy = [affine(v, matrix) + 0.004 * torch.randn(v.shape) for v in seen]
+        source, target = (
+            torch.cat([box_down(v, v.shape[1] // 8, v.shape[2] // 8) for v in part]) for part in (noisy, seen)
+        )
+        fitted, _ = fit_map(source, target)
+        fresh = pictures.load(pictures.good[rng.integers(len(pictures.good))])
+        bad = affine(fresh, matrix)
+        recovery.append(1 - delta_e(apply(bad, fitted), fresh) / delta_e(bad, fresh))
+    return {"maps": len(recovery), "recovery": _median(np.array(recovery)), "p10": _percentile(recovery, 10)}
+
+
+def a1111_lab(v: Tensor, reference: Tensor) -> Tensor:
+    """What A1111 does: match the histograms of the three LAB channels in 8 bits (written from its description)."""
+    a, b = (color.rgb2lab(x.permute(1, 2, 0).double().numpy()) for x in (v, reference))
+    a, b = (np.round((x + np.array([0, 128, 128])) * [2.55, 1, 1]) for x in (a, b))
+    matched = np.round(exposure.match_histograms(a, b, channel_axis=2)) / [2.55, 1, 1] - [0, 128, 128]
+    return torch.from_numpy(color.lab2rgb(matched)).permute(2, 0, 1).float()
+
+
+def referenced(pictures: ColorSet, limit: int) -> Iterator[Row]:
+    """An aligned reference, a quarter of the picture repainted and the rest a little redrawn."""
+    rng = np.random.default_rng(3)
+    rows: dict[str, tuple[list[float], list[float]]] = {"VAE Manager": ([], []), "A1111's LAB histograms": ([], [])}
+    for trial in range(limit):
+        v, other = (pictures.load(pictures.good[rng.integers(len(pictures.good))]) for _ in range(2))
+        new = _repainted(v, other, rng)
+        bad = faulty(new, FAULTS[trial % 3], rng)
+        for name, (after, damage) in rows.items():
+            subject = _by_reference if name == "VAE Manager" else a1111_lab
+            after.append(delta_e(subject(bad, v), new))
+            damage.append(delta_e(subject(new, v), new))
+    for name, (after, damage) in rows.items():
+        yield {
+            "subject": name,
+            "pictures": limit,
+            "delta_e_after": _median(np.array(after)),
+            "p90": _percentile(after, 90),
+            "damage": _median(np.array(damage)),
+            "damage_p99": _percentile(damage, 99),
+        }
+
+
+def unrelated(pictures: ColorSet, trials: int = 500) -> Row:
+    """References that show something else, half of the time with a fault to correct."""
+    rng, applied, highest = np.random.default_rng(9), 0, 0.0
+    loaded = [(entry[1], pictures.load(entry)) for entry in pictures.all[::4]]
+    for trial in range(trials):
+        (source, v), (other_source, other) = (loaded[i] for i in rng.choice(len(loaded), 2, replace=False))
+        if source == other_source and source != "none":
+            other = other.flip(0).roll(160, 1)  # another picture after all
+        v = faulty(v, FAULTS[trial % 3], rng) if trial % 2 else v
+        found = fit_reference(v, F.interpolate(other[None], v.shape[1:], mode="bilinear", antialias=True)[0])
+        applied += found.matrix is not None
+        highest = max(highest, found.agreement)
+    return {"trials": trials, "applied": applied, "highest_agreement": round(highest, 3)}
+
+
+def _by_reference(v: Tensor, reference: Tensor) -> Tensor:
+    matrix = fit_reference(v, reference).matrix
+    return v if matrix is None else apply(v, matrix)
+
+
+def _repainted(v: Tensor, other: Tensor, rng: np.random.Generator) -> Tensor:
+    height, width = v.shape[1:]
+    field = F.interpolate(torch.from_numpy(rng.random((1, 1, 5, 5))).float(), (height, width), mode="bicubic")[0, 0]
+    mask = (field > field.quantile(0.75)).float()
+    fitted = F.interpolate(other[None], (height, width), mode="bilinear", antialias=True)[0]
+    noise = 0.01 * torch.from_numpy(rng.standard_normal(v.shape)).float()
+    return (v * (1 - mask) + fitted * mask + noise).clamp(0, 1)
+
+
+def speed(side: int = 1024) -> list[Row]:
+    """Milliseconds per megapixel: the best of ten, the subjects in turn, so that all meet the same machine."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
+    v = 0.15 + 0.6 * torch.stack([x, y, (x + y) / 2]) + 0.05 * torch.rand(3, side, side)
+    image, mild, strong = _to_image(v), stretch(0.16, 0.78), stretch(0.25, 0.7, 1.2)
+    subjects: dict[str, Callable[[], object]] = {
+        "PIL autocontrast (8-bit in and out)": lambda: ImageOps.autocontrast(image),
+        "float 3×4": lambda: affine(v, mild),
+        "float 3×4, few pixels out of gamut": lambda: apply(v, mild),
+        "float 3×4, a third out of gamut": lambda: apply(v, strong),
+        "statistics": lambda: statistics(v),
+        "diagnosis of one picture": lambda: diagnose(v),
+        "statistics, float 3×4 and gamut": lambda: (diagnose(v), apply(v, mild)),
+    }
+    best = dict.fromkeys(subjects, float("inf"))
+    for _ in range(10):
+        for name, call in subjects.items():
+            start = time.perf_counter()
+            call()
+            best[name] = min(best[name], time.perf_counter() - start)
+    scale = 1e3 / (side * side / 1e6)
+    peer = best["PIL autocontrast (8-bit in and out)"]
+    return [
+        {"subject": n, "ms_per_megapixel": round(t * scale, 2), "ratio": round(t / peer, 2)} for n, t in best.items()
+    ]
+
+
+def banding() -> Row:
+    """Empty 8-bit codes between the ends of a smooth ramp whose contrast was lost by .65 and given back."""
+    ramp = torch.linspace(0.1, 0.9, 1 << 14).expand(3, 1, 1 << 14)
+    pale, back = affine(ramp, adjustment(0.65)), adjustment(1 / 0.65)
+
+    def empty(v: Tensor) -> int:
+        codes = (v * 255).round().int().unique()
+        return int(codes.max() - codes.min() + 1 - codes.numel())
+
+    return {"float": empty(apply(pale, back)), "eight_bit": empty(apply(eight_bit(pale), back))}
+
+
+def _median(values: np.ndarray) -> float:
+    return round(float(np.median(values)), 3)
+
+
+def _percentile(values: list[float], at: float) -> float:
+    return round(float(np.percentile(values, at)), 3)
+
+
+def table(rows: list[Row]) -> str:
+    """Rows as a Markdown table."""
+    keys = list(rows[0])
+    lines = [keys, ["---"] * len(keys), *[[str(row.get(key, "")) for key in keys] for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    """Parse the command line and measure."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--set", type=Path, default=Path("color-set"), help="what build_color_set wrote")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--count", type=int, default=60, help="pictures per measurement")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    pictures, count = ColorSet(arguments.set, arguments.split), arguments.count
+    sections: dict[str, Callable[[], list[Row]]] = {
+        "speed": speed,
+        "banding": lambda: [banding()],
+        "leaving alone": lambda: list(leaving_alone(pictures, count)),
+        "blind": lambda: list(blind(pictures, count)),
+        "pooled": lambda: list(pooled(pictures, count)),
+        "calibrated": lambda: [calibrated(pictures, count)],
+        "aligned reference": lambda: list(referenced(pictures, count)),
+        "unrelated reference": lambda: [unrelated(pictures)],
+    }
+    document: dict[str, list[Row]] = {}
+    for name, measure in sections.items():
+        document[name] = measure()
+        print(f"\n## {name}\n{table(document[name])}", file=sys.stderr if arguments.json else sys.stdout, flush=True)
+    if arguments.json:
+        print(json.dumps(document, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Applying a map: masks, 8-bit pictures, nothing to do."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vae_manager.color.correct import correct, correct_levels, to_levels
+from vae_manager.color.matrix import identity, stretch
+
+MAP = stretch(0.15, 0.85, 1.1)
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_nothing_to_do_is_the_same_object():
+    v = noise(3, 8, 8)
+    levels = to_levels(v)
+    assert correct(v, identity()) is v and correct(v, MAP, 0.0) is v
+    assert correct_levels(levels, identity()) is levels
+    v[0, 0, 0] = float("nan")
+    assert correct(v, MAP) is v
+
+
+def test_what_an_inpaint_left_alone_stays_bit_for_bit():
+    v, changed = noise(3, 8, 8), torch.zeros(8, 8)
+    changed[2:5] = 1
+    changed[5] = 0.5
+    out = correct(v, MAP, changed=changed)
+    whole = correct(v, MAP)
+    assert torch.equal(out[:, changed == 0], v[:, changed == 0])
+    assert torch.equal(out[:, changed == 1], whole[:, changed == 1])
+    assert torch.allclose(out[:, 5], (v[:, 5] + whole[:, 5]) / 2, atol=1e-6)
+
+
+def test_dither_fills_the_gaps_is_seeded_and_keeps_greys_grey():
+    ramp = torch.linspace(40, 210, 200 * 64).round().to(torch.uint8).reshape(200, 64).expand(3, -1, -1)
+    out = correct_levels(ramp, MAP, seed=1)
+    assert (out.unique().int().diff() == 1).all()
+    assert torch.equal(out, correct_levels(ramp, MAP, seed=1))
+    assert not torch.equal(out, correct_levels(ramp, MAP, seed=2))
+    assert torch.equal(out[0], out[1]) and torch.equal(out[0], out[2])
+    assert (out.float().mean() - correct(ramp.float() / 255, MAP).mean() * 255).abs() < 0.1
+
+
+@given(st.integers(0, 255))
+@settings(deadline=None)
+def test_levels_survive_the_way_through_float(level):
+    assert to_levels(torch.full((3, 1, 1), level / 255)).unique().tolist() == [level]

@@ -1,0 +1,152 @@
+"""Causes in their order of trust, references, pools and what is kept of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from vae_manager.color.correct import correct
+from vae_manager.color.diagnose import diagnose
+from vae_manager.color.faults import known_fault, missing_fault, scale_fault, weights_fault
+from vae_manager.color.matrix import adjustment, affine, is_identity, stretch
+from vae_manager.color.pool import different, pooled_map
+from vae_manager.color.session import KEPT, ColorSession
+from vae_manager.color.statistics import statistics
+
+PALE = adjustment(contrast=0.7)
+VERSIONS = (("model.safetensors", 10, 1), ("own.vae.pt", 20, 2))
+
+
+def picture(seed: int, size: int = 192) -> torch.Tensor:
+    """Smooth coloured shapes with fine grain, from black to white, some dark, some bright, some pale in colour only."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 7, 7, generator=generator)
+    v = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")[0]
+    v = v + 0.05 * torch.randn(3, size, size, generator=generator)
+    v = ((v - v.quantile(0.01)) / (v.quantile(0.99) - v.quantile(0.01))).clamp(0, 1)
+    v = v.mean(0) + (1 - 0.25 * (seed % 3)) * (v - v.mean(0))
+    return v ** (0.5 * 1.25 ** (seed % 10))
+
+
+def pale(v: torch.Tensor) -> torch.Tensor:
+    return affine(v, PALE)
+
+
+def test_nan_and_black_are_named_and_left_alone():
+    v = picture(0)
+    assert diagnose(torch.zeros(3, 64, 64)).cause == "black"
+    v[1, 2, 3] = float("nan")  # one is enough, wherever it is
+    found = diagnose(v)
+    assert found.cause == "nan" and found.remedy and not found.corrects
+
+
+def test_good_picture_is_left_alone():
+    assert diagnose(picture(1)).cause == "none"
+    assert is_identity(diagnose(picture(1)).matrix)
+
+
+def test_flat_art_is_left_alone_and_says_so():
+    found = diagnose(torch.full((3, 64, 64), 0.5))
+    assert found.cause == "none" and "nothing can be said" in found.reason
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (3, 1, 50), (3, 2, 3), (3, 700, 300)])
+def test_any_size(shape):
+    assert diagnose(torch.rand(shape)).confidence >= 0
+
+
+def test_known_fault_comes_first_and_touches_no_pixel():
+    fault = scale_fault(0.18215, 0.13025, "SDXL")
+    found = diagnose(pale(picture(0)), fault=fault, calibration=stretch(0.1, 0.9), reference=picture(0))
+    assert found.cause == "wrong latent scale" and found.washed_out and not found.corrects
+    assert "0.13025" in found.remedy
+
+
+def test_order_of_trust():
+    v = picture(0)
+    bad = pale(v)
+    pool = [statistics(pale(picture(seed))) for seed in range(10)]
+    calibration = stretch(0.15, 0.85)
+    assert diagnose(bad, calibration=calibration, reference=v, pool=pool).cause == "calibration"
+    assert diagnose(bad, reference=v, pool=pool).cause == "reference"
+    assert diagnose(bad, reference=picture(9), pool=pool).cause == "session"
+    assert "not used" in diagnose(bad, reference=picture(9), pool=pool).reason
+
+
+def test_reference_with_a_repainted_quarter():
+    v = picture(3)
+    new = v.clone()
+    new[:, :96, :96] = picture(4)[:, :96, :96]
+    found = diagnose(pale(new), reference=v)
+    assert found.cause == "reference" and found.washed_out
+    assert (correct(pale(new), found.matrix) - new).abs().mean() < 0.01
+    # the same where a mask says what was repainted
+    changed = torch.zeros(192, 192)
+    changed[:96, :96] = 1
+    assert diagnose(pale(new), reference=v, changed=changed).cause == "reference"
+    # over-saturated pictures come back too
+    strong = affine(v * 0.5 + 0.25, adjustment(1.4, 0, 1.2))
+    found = diagnose(strong, reference=v * 0.5 + 0.25)
+    assert found.cause == "reference" and not found.washed_out
+    assert (correct(strong, found.matrix) - (v * 0.5 + 0.25)).abs().mean() < 0.01
+
+
+def test_good_picture_agrees_with_its_reference_at_another_size():
+    v = picture(5)
+    small = torch.nn.functional.avg_pool2d(v, 2)
+    found = diagnose(v, reference=small)
+    assert found.cause == "none" and "agree" in found.reason
+
+
+def test_flat_reference_proves_nothing():
+    assert diagnose(picture(6), reference=torch.full((3, 192, 192), 0.5)).cause != "reference"
+    assert diagnose(picture(6), reference=picture(6)[:, :50]).cause != "reference"  # another shape
+    assert diagnose(picture(6), reference=torch.full((3, 192, 192), float("nan"))).cause != "reference"
+
+
+def test_pool_finds_what_is_common_and_vetoes():
+    bad = [statistics(pale(picture(seed))) for seed in range(10)]
+    good = [statistics(picture(seed)) for seed in range(10)]
+    fixed = correct(pale(picture(20)), pooled_map(bad))
+    assert (fixed - picture(20)).abs().mean() < 0.3 * (pale(picture(20)) - picture(20)).abs().mean()
+    assert is_identity(pooled_map(good))
+    assert diagnose(pale(picture(1)), pool=good[:5]).cause == "none"
+    # eight seeds of one picture are one picture
+    assert len(different([statistics(pale(picture(0)))] * 8)) == 1
+
+
+def test_session_is_kept_bounded_and_forgotten_with_its_files(tmp_path):
+    path = tmp_path / "color" / "session.json"
+    session = ColorSession(path)
+    for seed in range(KEPT + 3):
+        kept = session.add(*VERSIONS, statistics(picture(seed % 4, 32)))
+    assert len(kept) == KEPT and ColorSession(path).pictures(*VERSIONS) == kept
+    changed = (VERSIONS[0], ("own.vae.pt", 21, 3))
+    assert session.pictures(*changed) == ()
+    assert len(session.add(*changed, statistics(picture(0, 32)))) == 1
+    path.write_text(json.dumps([1, 2]))
+    assert session.pictures(*VERSIONS) == ()
+    assert len(ColorSession(None).add(*VERSIONS, statistics(picture(0, 32)))) == 1
+
+
+def test_a_failed_picture_is_not_remembered(tmp_path):
+    session = ColorSession(tmp_path / "s.json")
+    assert session.add(*VERSIONS, statistics(torch.full((3, 8, 8), float("nan")))) == ()
+
+
+def test_faults():
+    assert scale_fault(0.13025, 0.13, "SDXL") is None
+    assert scale_fault(0.13025, 0.18215, "SD1").sentence.startswith("too strong")
+    assert missing_fault(["decoder.conv_out.weight"]) is None and missing_fault([]).cause == "missing VAE"
+    assert known_fault("x", ["low-contrast"]).cause == "flat VAE" and known_fault("x", []) is None
+    weight = {"decoder.conv_out.weight": torch.zeros(3, 8, 3, 3)}
+    assert "zero" in weights_fault(weight).sentence
+    assert "NaN" in weights_fault({"a": torch.tensor(float("nan"))}).sentence
+    assert weights_fault({"decoder.conv_out.weight": torch.ones(3, 8, 3, 3)}) is None
+
+
+def test_document_is_json():
+    document = diagnose(pale(picture(0)), reference=picture(0)).document()
+    assert json.loads(json.dumps(document)) == document and len(document["matrix"]) == 3

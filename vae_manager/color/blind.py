@@ -1,0 +1,99 @@
+"""Judge one picture by itself: is it washed out, and if so, how much of it can be undone?
+
+A small network (20 statistics, 16 hidden units) says four things: how sure it is, which parts of the darkest
+level and of the brightest level's distance from white are the fault's, and which chroma gain is right. It was
+trained to bring faded photographs back and punished for touching good and legitimate ones
+(`tools/fit_color_score.py`); docs/color.md has what it reaches on pictures that it never saw. One picture is weak
+evidence: everything in `diagnose` that knows more is asked first.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vae_manager.color.matrix import identity, stretch
+from vae_manager.color.statistics import Statistics
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "color_score.json"
+
+SURE = (0.3, 0.7)
+"""Below the first score nothing is done, above the second everything."""
+
+MAX_SHIFT = 0.35
+"""No fault that was met lifts black, or lowers white, by more."""
+
+MAX_CHROMA = 0.25
+"""Largest logarithm of the chroma gain."""
+
+MIN_TEXTURE, MIN_CHROMA = 0.06, 0.03
+"""Flat art, gradients and grey pictures say nothing about their VAE."""
+
+
+def abstains(s: Statistics) -> str | None:
+    """Why nothing can be said of this picture by itself, or None."""
+    if s.texture < MIN_TEXTURE:
+        return "it is drawn in flat areas or out of focus"
+    if s.chromas[2] < MIN_CHROMA:
+        return "it has no colours"
+    return None
+
+
+def judge(s: Statistics) -> tuple[float, Tensor]:
+    """How likely the picture is washed out (0 to 1), and the map (3, 4) that undoes it as far as that goes."""
+    if abstains(s):
+        return 0.0, identity()
+    net = _network()
+    x = (torch.tensor(features(s), dtype=torch.float64) - net["mean"]) / net["deviation"]
+    hidden = torch.tanh(net["hidden_weight"] @ x + net["hidden_bias"])
+    sure, black, white, chroma = (net["out_weight"] @ hidden + net["out_bias"]).tolist()
+    score = _sigmoid(2 * sure)
+    return score, correction(s, gate(score), black, white, chroma)
+
+
+def correction(s: Statistics, g: float, black: float, white: float, chroma: float) -> Tensor:
+    """The map for the network's answers, each applied with the weight g."""
+    if g <= 0:
+        return identity()
+    low = min(g * s.floors[0] * _sigmoid(black), MAX_SHIFT)
+    high = min(g * (1 - s.ceilings[0]) * _sigmoid(white), MAX_SHIFT)
+    return stretch(low, 1 - high, math.exp(g * MAX_CHROMA * math.tanh(chroma)))
+
+
+def gate(score: float) -> float:
+    """Smoothly from 0 to 1 between the two scores of `SURE` (3t² − 2t³)."""
+    t = min(max((score - SURE[0]) / (SURE[1] - SURE[0]), 0.0), 1.0)
+    return t * t * (3 - 2 * t)
+
+
+def features(s: Statistics) -> list[float]:
+    """What the network sees: levels and their spread near black and near white, chroma, texture, and the faults'
+    own pattern, black lifted .45 for every .55 that white is lowered."""
+    low, high, chroma = s.floors, [1 - c for c in s.ceilings], s.chromas
+    return [
+        *(_log(low[0]), _log(low[1]), low[1] - low[0], low[2] - low[0], low[3] - low[0]),
+        *(_log(high[0]), _log(high[1]), high[1] - high[0], high[2] - high[0], high[3] - high[0]),
+        *(_log(chroma[0]), _log(chroma[1]), _log(chroma[2])),
+        *(_log(max(0.0, s.dark_max - low[1])), _log(max(0.0, 1 - s.bright_min - high[1]))),
+        *(s.mean, _log(s.deviation), _log(s.texture)),
+        *(_log(min(low[0] / 0.45, high[0] / 0.55)), _log(min(low[1] / 0.45, high[1] / 0.55))),
+    ]
+
+
+def _log(value: float) -> float:
+    return math.log(value + 0.01)
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-max(-60.0, min(60.0, x))))
+
+
+@cache
+def _network() -> dict[str, Tensor]:
+    document = json.loads(WEIGHTS.read_text(encoding="utf-8"))
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in document.items() if name != "about"}

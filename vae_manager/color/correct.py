@@ -1,0 +1,43 @@
+"""Apply what was diagnosed: in float, before the picture is rounded to 8 bits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vae_manager.color.matrix import apply, blend, is_identity
+
+
+def correct(pixels: Tensor, matrix: Tensor, strength: float = 1.0, changed: Tensor | None = None) -> Tensor:
+    """The corrected picture (3, H, W) or batch; the very same object where there is nothing to do.
+
+    `changed` (H, W): where it is 0 (the untouched part of an inpaint) pixels stay bit for bit as they are, between
+    0 and 1 they are mixed.
+    """
+    matrix = blend(matrix, strength)
+    if is_identity(matrix) or not pixels.isfinite().all():
+        return pixels
+    out = apply(pixels, matrix)
+    if changed is None:
+        return out
+    weight = changed.to(out).clamp(0, 1)
+    return torch.where(weight > 0, torch.lerp(pixels.to(out), out, weight), pixels.to(out))
+
+
+def correct_levels(levels: Tensor, matrix: Tensor, strength: float = 1.0, seed: int = 0) -> Tensor:
+    """The same for pictures that are 8-bit already: uint8 (3, H, W) in, uint8 out.
+
+    A stretched 8-bit picture has empty levels, which show as bands. So each level is first spread over the width
+    that rounding gave it, by a seeded noise that is the same for all three channels and keeps greys grey.
+    """
+    matrix = blend(matrix, strength)
+    if is_identity(matrix):
+        return levels
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(levels.shape[-2:], generator=generator).to(levels.device) - 0.5
+    return to_levels(apply((levels.float() + noise) / 255, matrix))
+
+
+def to_levels(pixels: Tensor) -> Tensor:
+    """[0, 1] → uint8, rounded to the nearest level (truncation would darken by half a level)."""
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
