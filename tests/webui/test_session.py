@@ -293,3 +293,19 @@ def test_swapping_back_and_forth_reads_each_file_once(session: Session, host: On
     for name in "bcbcb":
         session.finish(start(session, name))
     assert len(loads) == 2
+
+
+def test_a_file_full_of_nan_is_not_let_in(session: Session, host: OneModel):
+    state = make_state(seed=2)
+    state["decoder.mid.attn_1.q.weight"][3] = torch.nan
+    save_file(state, str(host.folder / "VAE" / "nan.safetensors"))
+    assert "holds NaN" in refused(session, host, "nan")
+
+
+def test_a_model_in_mid_job_that_the_vae_does_not_fit(session: Session, host: OneModel):
+    """A refiner of another family: its own VAE decodes, and the infotext of what follows claims nothing."""
+    job = start(session)
+    host.model = SimpleNamespace(first_stage_model=make_vae(FLUX), sd_checkpoint_info=host.model.sd_checkpoint_info)
+    session.ensure()
+    assert not session.swapped and KEY not in job.extra_generation_params
+    assert job.sd_vae_name is None and "16" in job.comments[0]

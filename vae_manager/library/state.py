@@ -47,6 +47,10 @@ def load_state(file: VaeFile, dtype: torch.dtype | None = None) -> LoadedState:
         if not tensor.is_floating_point():
             raise VaeFileError(f"its tensor {name!r} holds whole numbers: quantised VAEs are not supported")
         tensors[name] = tensor.to(dtype=dtype or tensor.dtype, copy=True).contiguous()
+        if not torch.isfinite(tensors[name]).all():
+            if torch.isfinite(tensor).all():
+                raise VaeFileError(f"its tensor {name!r} is too large for {dtype}; use bf16 or fp32")
+            raise VaeFileError(f"its tensor {name!r} holds NaN or infinite values: the file is damaged; fetch it again")
     return LoadedState(kind, tensors, groups)
 
 

@@ -169,17 +169,13 @@ class Session:
                 file = self._current(decision.vae)
                 decision, sha256 = replace(decision, vae=file), self._check(file, model)
             self._apply(decision)
-            if decision.kind == "host" and own is not None:
-                sha256 = self.hashes.sha256(vae_file(own))
         except VaeFileError as error:
             message = f"{error.sentence(_name(decision))} The picture was made with the WebUI's own VAE."
             log.warning(message)
             warnings.append(message)
-            decision = _refused(decision, message, wishes.host)
-        except OSError as error:
-            message = f"{_name(decision)} cannot be read ({error.strerror}); the WebUI's own VAE was used."
-            warnings.append(message)
-            decision = _refused(decision, message, wishes.host)
+            decision, sha256 = _refused(decision, message, wishes.host), None
+        if decision.kind == "host" and own is not None:
+            sha256 = self._hash_of(own)
         job = Job(decision, tuple(warnings), sha256)
         self._adopt(p, job)
         self._record(p, job, own)
@@ -205,6 +201,10 @@ class Session:
         self.release()
         p.extra_generation_params.pop(KEY, None)
         old: Job | None = getattr(p, "vae_manager_job", None)
+        if old is not None and old.decision.kind != "host":
+            model = self.host.current_model()
+            own = self.host.loaded_vae(model) if model is not None else None
+            self.host.record(p, own.name if own else None, None)
         reason = "something failed"
         decision = Decision("host", "host", reason, trace=(Step("host", "chosen", reason),))
         job = Job(decision, (*(old.warnings if old else ()), message))
@@ -221,6 +221,13 @@ class Session:
             return vae_file(file.path, file.name)
         except OSError as error:
             raise VaeFileError("it is not there any more; refresh the list") from error
+
+    def _hash_of(self, own: Path) -> str | None:
+        """The sha256 of the host's own VAE, or None where its file cannot be read: then its line is left alone."""
+        try:
+            return self.hashes.sha256(vae_file(own))
+        except (OSError, VaeFileError):
+            return None
 
     def _check(self, file: VaeFile, model: Any) -> str:
         """The file's sha256, once it is known to be of the model's family.

@@ -33,9 +33,10 @@ class Forge(Host):
         # replace the whole list of them, text encoders included, so there only our own key tells.
         from modules import shared
 
+        params = p.extra_generation_params
+        params.pop("VAE", None), params.pop("VAE hash", None)
         if name and not shared.opts.forge_additional_modules:
-            p.extra_generation_params["VAE"] = name
-            p.extra_generation_params["VAE hash"] = short_hash
+            params["VAE"], params["VAE hash"] = name, short_hash
 
     def clean_pasted(self, params: dict[str, Any]) -> None:
         # the host has already made a list of modules out of "VAE", which would reload the whole checkpoint
