@@ -1,6 +1,6 @@
 """Let another virtual environment use this one's packages (torch is large) after its own.
 
-    .venv/bin/python tools/share_packages.py .venv-gradio3
+.venv/bin/python tools/share_packages.py .venv-gradio3
 """
 
 import subprocess
