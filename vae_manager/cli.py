@@ -105,7 +105,6 @@ def _parser() -> argparse.ArgumentParser:
     add = command("decode", "latent to picture (.png, .jpg, …) or raw pixels (.safetensors, .npy)")
     add.add_argument("latent", metavar="LATENT")
     add.add_argument("-o", "--output", required=True, metavar="IMAGE")
-    add.add_argument("--mode", choices=("whole",), default="whole")
     add.add_argument("--bits", type=int, choices=(8, 16), default=8, help="depth of a PNG")
     _codec_options(add)
 
@@ -157,6 +156,11 @@ def _codec_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vae", required=True, metavar="FILE")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps …")
+    parser.add_argument("--mode", choices=("auto", "whole", "exact"), default="auto", help=_MODE_HELP)
+    parser.add_argument("--memory-limit", metavar="SIZE", help="what streaming may take; default: what is free")
+
+
+_MODE_HELP = "exact: the same pixels, streamed in bounded memory; auto: exact wherever the VAE can be streamed"
 
 
 if __name__ == "__main__":

@@ -1,18 +1,25 @@
-"""`encode` and `decode`: picture to latent, latent to picture."""
+"""`encode` and `decode`: picture to latent, latent to picture, whole or streamed."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.build import Autoencoder, build
 from vae_manager.codec.latents import Latent, load_latent, save_latent
 from vae_manager.codec.pictures import load_picture, pad_to_multiple, save_picture
-from vae_manager.codec.whole import decode, encode, latent_of
+from vae_manager.codec.streaming import stream_decode, stream_encode
+from vae_manager.codec.whole import check_latent, decode, encode, latent_of
 from vae_manager.commands import Result, megabytes, open_file
 from vae_manager.commands.library import DTYPES
 from vae_manager.commands.measure import Measured, measure
@@ -29,12 +36,13 @@ def encode_picture(args: argparse.Namespace) -> Result:
     height, width = pixels.shape[2:]
     padded = pad_to_multiple(pixels, vae.config.ratio)
     generator = torch.Generator().manual_seed(args.seed) if args.sample else None
-    z, measured = measure(args.device, lambda: latent_of(encode(vae, padded), generator))
+    (moments, mode), measured = measure(args.device, lambda: _encode(vae, padded, args))
+    z = latent_of(moments, generator)
     latent = Latent(z, identity.family, identity.scale_factor)
     if padded.shape != pixels.shape:
         latent = replace(latent, size=(width, height))
     save_latent(Path(args.output), latent)
-    return _result(args.output, width, height, list(z.shape), measured)
+    return _result(args.output, width, height, list(z.shape), measured, mode)
 
 
 def decode_latent(args: argparse.Namespace) -> Result:
@@ -42,13 +50,82 @@ def decode_latent(args: argparse.Namespace) -> Result:
     latent = load_latent(Path(args.latent))
     vae, identity = load_vae(args)
     z = latent_for(identity, latent)
-    pixels, measured = measure(args.device, lambda: decode(vae, z))
+    (pixels, mode), measured = measure(args.device, lambda: _decode(vae, z, args))
     if not torch.isfinite(pixels).all():
         raise BadInputError(f"The picture holds NaN in {args.dtype}: this VAE needs --dtype bf16 or fp32.")
     if latent.size:
         pixels = pixels[:, :, : latent.size[1], : latent.size[0]]
     save_picture(Path(args.output), pixels, args.bits)
-    return _result(args.output, pixels.shape[3], pixels.shape[2], list(latent.z.shape), measured)
+    return _result(args.output, pixels.shape[3], pixels.shape[2], list(latent.z.shape), measured, mode)
+
+
+def _encode(vae: Autoencoder, pixels: Tensor, args: argparse.Namespace) -> tuple[Tensor, str]:
+    """The moments, and how they were computed."""
+    if not _streams(vae, args):
+        return encode(vae, pixels), "whole"
+    weight = next(vae.parameters())
+    with _progress("encode") as progress:
+        done = stream_encode(
+            vae, pixels.to(weight.device, weight.dtype), memory_limit=memory_limit(args), on_progress=progress
+        )
+    assert done.tensor is not None
+    return done.tensor.float(), done.report.describe()
+
+
+def _decode(vae: Autoencoder, z: Tensor, args: argparse.Namespace) -> tuple[Tensor, str]:
+    """The pixels, and how they were computed."""
+    if not _streams(vae, args):
+        return decode(vae, z), "whole"
+    check_latent(z, vae.config.latent_channels)
+    weight = next(vae.parameters())
+    with _progress("decode") as progress:
+        done = stream_decode(
+            vae, z.to(weight.device, weight.dtype), memory_limit=memory_limit(args), on_progress=progress
+        )
+    assert done.tensor is not None
+    return done.tensor.float(), done.report.describe()
+
+
+def _streams(vae: Autoencoder, args: argparse.Namespace) -> bool:
+    """Whether to stream: `auto` does so wherever it can, for it is exact, smaller and faster than the whole."""
+    limit = memory_limit(args)
+    if isinstance(vae, AutoencoderKL):
+        return args.mode != "whole"
+    if args.mode == "exact" or limit:
+        raise BadInputError("Only KL autoencoders are streamed; leave out --mode exact and --memory-limit.")
+    return False
+
+
+def memory_limit(args: argparse.Namespace) -> int | None:
+    """`--memory-limit` in bytes: '2GiB', '500MB', '1e9'.
+
+    Raises:
+        BadInputError: it is no amount of memory.
+    """
+    if not args.memory_limit:
+        return None
+    if args.mode == "whole":
+        raise BadInputError("--memory-limit needs --mode exact or auto: the whole decode takes what it takes.")
+    match = re.fullmatch(r"([0-9.e]+)\s*(|[kmgt]i?b?|b)", args.memory_limit.strip().lower())
+    try:
+        number, unit = (float(match.group(1)), match.group(2)) if match else (0.0, "")
+    except ValueError:
+        number, unit = 0.0, ""
+    if number <= 0:
+        raise BadInputError(f"{args.memory_limit!r:.40} is no amount of memory; write 2GiB or 500MB.")
+    power = " kmgt".index(unit[0]) if unit and unit != "b" else 0
+    return int(number * (1024 if "i" in unit else 1000) ** power)
+
+
+@contextlib.contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    with tqdm(desc=name, leave=False, file=sys.stderr, disable=None) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update
 
 
 def load_vae(args: argparse.Namespace) -> tuple[Autoencoder, Identity]:
@@ -89,7 +166,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _result(output: str, width: int, height: int, latent_shape: list[int], measured: Measured) -> Result:
+def _result(output: str, width: int, height: int, latent_shape: list[int], measured: Measured, mode: str) -> Result:
     document = {
         "output": output,
         "width": width,
@@ -97,7 +174,8 @@ def _result(output: str, width: int, height: int, latent_shape: list[int], measu
         "latent_shape": latent_shape,
         "seconds": round(measured.seconds, 4),
         "peak_bytes": measured.peak_bytes,
-        "mode": "whole",
+        "mode": mode.split(",")[0],
+        "plan": mode,
     }
-    text = f"Wrote {output}: {width}×{height}, {measured.seconds:.2f} s, {megabytes(measured.peak_bytes)} of memory."
-    return Result(document, text)
+    cost = f"{measured.seconds:.2f} s, {megabytes(measured.peak_bytes)} of memory"
+    return Result(document, f"Wrote {output}: {width}×{height}, {cost} ({mode}).")

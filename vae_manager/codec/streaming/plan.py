@@ -1,0 +1,402 @@
+"""Choose, before anything is computed, what is kept and what is computed again, so that it fits.
+
+The memory of a pass is counted from the shapes: the maps that are held, the weights made ready, and what one strip
+needs on its way through the layers. `best_plan` takes, for each stage on its own, the cheapest policy that stays
+under the limit; a stage's peak does not depend on the others' policies, so the whole is the cheapest plan there is.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import torch
+
+from vae_manager.codec.streaming.attention import query_chunk
+from vae_manager.codec.streaming.kernels import TILES, transformed
+from vae_manager.codec.streaming.passes import NAMED, POLICIES, Keep, Pass, Step, passes, steps_of
+from vae_manager.codec.streaming.structure import Block, Chain
+from vae_manager.errors import BadInputError, MemoryLimitError
+
+MODES = "ABPCD"
+"""From most memory and fewest computations to least memory; see `Keep.mode`."""
+
+STRIP_PIXELS = (16384, 8192, 4096)
+"""Strip sizes that are tried, the fastest first; smaller ones save little and cost 10 %."""
+
+MIN_STRIP_ROWS = 4
+OVERHEAD_BYTES = 2**19
+"""What does not depend on the picture: moments, and the attention kernel's own buffers."""
+
+ATTENTION_BYTES = 64 * 2**20
+"""What the scores of a chunk of queries may take."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one picture is streamed. Frozen, cheap, and good for every picture of the same shape and dtype."""
+
+    decodes: bool
+    shape: tuple[int, int, int, int]
+    """Of the input: (N, C, h, w) latents or (N, 3, H, W) pictures."""
+    dtype: torch.dtype
+    device: torch.device
+    storage: torch.device
+    """Where maps wait between passes; a second device, where they do not fit on the first."""
+    keeps: tuple[Keep, ...]
+    """One policy per stage, in the order of the chain."""
+    rows: tuple[int, ...]
+    """Strip height per stage, in rows of that stage."""
+    attention_bytes: int
+    peak_bytes: int
+    """What the run adds to memory at its peak, the result included."""
+    limit_bytes: int
+    work: float
+    """Multiplications (after transforming), for comparing plans and for progress."""
+
+    @property
+    def mode(self) -> str:
+        """The letter of the full-resolution stage, which decides the memory."""
+        return (self.keeps[-1] if self.decodes else self.keeps[0]).mode
+
+    def describe(self) -> str:
+        """One line for the log: `exact, mode C: 1.3 GB of 5.1 GB free`."""
+        where = "" if self.storage == self.device else f", maps on {self.storage}"
+        return f"exact, mode {self.mode}: {_gb(self.peak_bytes)} of {_gb(self.limit_bytes)} free{where}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where a stage works: the size of its maps, and of the map that enters it."""
+
+    height: int
+    width: int
+    height_in: int
+    width_in: int
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def best_plan(
+    chain: Chain,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    limit: int | None = None,
+    mode: str | None = None,
+    strip_pixels: int | None = None,
+    storage: torch.device | None = None,
+    rows_only: bool = False,
+) -> Plan:
+    """The fastest plan that fits.
+
+    Args:
+        shape: of the input, (N, C, h, w).
+        limit: bytes that may be taken; None asks the device what is free.
+        mode: a letter of `MODES` for the full-resolution stage; None lets the limit decide.
+        strip_pixels: pixels of a strip; None tries `STRIP_PIXELS`.
+        storage: where maps wait between passes (default: the device).
+        rows_only: the result is handed out row by row and never whole.
+
+    Raises:
+        BadInputError: the input's shape does not suit the chain.
+        MemoryLimitError: nothing fits; the message names the least that would.
+    """
+    n, height, width = _checked_shape(chain, shape)
+    if mode is not None and mode not in MODES:
+        raise BadInputError(f"there is no mode {mode!r}: the modes are {', '.join(MODES)}")
+    limit = free_bytes(device) if limit is None else limit
+    setup = _Setup(chain, n, height, width, dtype, device, storage or device, rows_only)
+    plans = [
+        _plan(setup, tuple(shape), limit, mode, pixels, budget)
+        for pixels in ((strip_pixels,) if strip_pixels else STRIP_PIXELS)
+        for budget in (ATTENTION_BYTES, ATTENTION_BYTES // 16)
+    ]
+    fitting = [plan for plan in plans if plan.peak_bytes <= limit]
+    if not fitting:
+        least = min(plans, key=lambda plan: plan.peak_bytes)
+        raise MemoryLimitError(
+            f"to {'decode' if chain.decodes else 'encode'} {tuple(shape)} takes {_gb(least.peak_bytes)} at least, and "
+            f"{_gb(limit)} may be taken: free some memory, raise the limit, or use a smaller picture"
+        )
+    return min(fitting, key=lambda plan: plan.work)  # the first of equals has the largest strips
+
+
+def smaller_plan(plan: Plan, chain: Chain, rows_only: bool) -> Plan | None:
+    """The plan to go on with after `plan` ran out of memory: the next mode that takes less, if there is one."""
+    for mode in MODES[MODES.index(plan.mode) + 1 :]:
+        try:
+            smaller = best_plan(
+                chain,
+                plan.shape,
+                plan.dtype,
+                plan.device,
+                limit=plan.peak_bytes - 1,
+                mode=mode,
+                storage=plan.storage,
+                rows_only=rows_only,
+            )
+        except MemoryLimitError:
+            continue
+        return replace(smaller, limit_bytes=plan.limit_bytes)
+    return None
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be taken now, as the system or the driver tells it; cached blocks of torch's count as free."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import psutil  # every WebUI brings it
+
+        return int(psutil.virtual_memory().available)
+    except ImportError:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+# --- shapes
+
+
+@dataclass(frozen=True, eq=False)
+class _Setup:
+    chain: Chain
+    pictures: int
+    height: int
+    width: int
+    dtype: torch.dtype
+    device: torch.device
+    storage: torch.device
+    rows_only: bool
+
+    @property
+    def item(self) -> int:
+        return torch.empty(0, dtype=self.dtype).element_size()
+
+
+def channels_in(chain: Chain) -> int:
+    """Channels of the input that `chain` takes (before its `pre` convolution)."""
+    first = chain.pre if chain.pre is not None else chain.stages[0].head
+    return int(first.weight.shape[1])  # type: ignore[union-attr, arg-type]
+
+
+def channels_out(chain: Chain) -> int:
+    """Channels of the result (behind its `post` convolution)."""
+    last = chain.post if chain.post is not None else chain.stages[-1].tail
+    return int(last.weight.shape[0])  # type: ignore[union-attr, arg-type]
+
+
+def _checked_shape(chain: Chain, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    what = "latent" if chain.decodes else "picture"
+    if len(shape) != 4 or 0 in shape:
+        raise BadInputError(f"a {what} has the shape (N, C, height, width), and this is {list(shape)}")
+    if shape[1] != channels_in(chain):
+        raise BadInputError(f"the {what} has {shape[1]} channels and this VAE takes {channels_in(chain)}")
+    if not chain.decodes and min(shape[2:]) < chain.ratio:
+        raise BadInputError(f"the picture is {shape[3]}×{shape[2]}: each side must have {chain.ratio} pixels at least")
+    return shape[0], shape[2], shape[3]
+
+
+def stage_grids(chain: Chain, height: int, width: int) -> list[Grid]:
+    """The size of every stage's maps for an input of height × width."""
+    grids = []
+    for stage in chain.stages:
+        entering = (height, width)
+        if stage.upsamples:
+            height, width = 2 * height, 2 * width
+        grids.append(Grid(height, width, *entering))
+        if stage.downsamples:
+            height, width = height // 2, width // 2
+    return grids
+
+
+def stage_steps(chain: Chain) -> list[tuple[Step, ...]]:
+    """The steps of every stage."""
+    found, width = [], int(chain.stages[0].head.weight.shape[1])  # type: ignore[union-attr, arg-type]
+    for stage in chain.stages:
+        steps = steps_of(stage, width)
+        found.append(steps)
+        width = steps[-1].c_out if steps else width
+    return found
+
+
+def kinds(steps: tuple[Step, ...]) -> tuple[str, ...]:
+    return tuple(step.kind for step in steps)
+
+
+# --- memory and work
+
+
+def _plan(
+    setup: _Setup, shape: tuple[int, ...], limit: int, mode: str | None, pixels: int, attention_bytes: int
+) -> Plan:
+    chain = setup.chain
+    grids = stage_grids(chain, setup.height, setup.width)
+    steps = stage_steps(chain)
+    rows = [strip_rows(grid, pixels) for grid in grids]
+    fixed = _fixed_bytes(setup, grids)
+    options = [
+        [(keep, *_stage_cost(setup, s, keep, grid, r, attention_bytes, n == 0)) for keep in POLICIES]
+        for n, (s, grid, r) in enumerate(zip(steps, grids, rows))
+    ]
+    full = len(options) - 1 if chain.decodes else 0
+    if mode is not None:
+        options[full] = [option for option in options[full] if option[0] == NAMED[mode]]
+    top = _cheapest(options[full], limit - fixed)
+    # In a mode that was asked for, no other stage may take more than the full-resolution one.
+    others = limit - fixed if mode is None else min(limit - fixed, top[1])
+    chosen = [top if n == full else _cheapest(option, others) for n, option in enumerate(options)]
+    return Plan(
+        decodes=chain.decodes,
+        shape=shape,  # type: ignore[arg-type]
+        dtype=setup.dtype,
+        device=setup.device,
+        storage=setup.storage,
+        keeps=tuple(keep for keep, _, _ in chosen),
+        rows=tuple(rows),
+        attention_bytes=attention_bytes,
+        peak_bytes=fixed + max(peak for _, peak, _ in chosen),
+        limit_bytes=limit,
+        work=sum(work for _, _, work in chosen) * setup.pictures,
+    )
+
+
+Option = tuple[Keep, int, float]
+
+
+def _cheapest(options: list[Option], limit: int) -> Option:
+    fitting = [option for option in options if option[1] <= limit]
+    if fitting:
+        return min(fitting, key=lambda option: (option[2], option[1]))
+    return min(options, key=lambda option: (option[1], option[2]))
+
+
+def pass_work(chain: Chain, plan: Plan) -> list[float]:
+    """The work of every pass over one picture, in order; its sum is `plan.work` per picture."""
+    setup = _Setup(chain, 1, plan.shape[2], plan.shape[3], plan.dtype, plan.device, plan.storage, False)
+    stages = zip(stage_steps(chain), plan.keeps, stage_grids(chain, *plan.shape[2:]), plan.rows)
+    return [
+        _strip_cost(setup, steps[todo.first : todo.last + 1], todo, grid, rows, plan.attention_bytes)[1]
+        for steps, keep, grid, rows in stages
+        for todo in passes(kinds(steps), keep)
+    ]
+
+
+def strip_rows(grid: Grid, pixels: int) -> int:
+    """The whole map, or a power of two, so that strips of one stage divide into strips of the next."""
+    rows = max(1, pixels // grid.width)
+    return grid.height if rows >= grid.height else max(min(MIN_STRIP_ROWS, grid.height), 2 ** (rows.bit_length() - 1))
+
+
+def _fixed_bytes(setup: _Setup, grids: list[Grid]) -> int:
+    """The results of all pictures, and the channels-last copy of one input."""
+    chain, last = setup.chain, grids[-1]
+    result = setup.pictures * channels_out(chain) * last.height * last.width
+    entering = channels_in(chain) + (steps_of(chain.stages[0], 0)[0].layer.weight.shape[1] if chain.pre else 0)
+    return OVERHEAD_BYTES + setup.item * ((0 if setup.rows_only else result) + entering * setup.height * setup.width)
+
+
+def _stage_cost(
+    setup: _Setup,
+    steps: tuple[Step, ...],
+    keep: Keep,
+    grid: Grid,
+    rows: int,
+    attention_bytes: int,
+    is_first: bool,
+) -> tuple[int, float]:
+    """Bytes at the peak and work of one stage under a policy."""
+    peak, work, h_map = 0, 0.0, 0
+    for todo in passes(kinds(steps), keep):
+        doing = steps[todo.first : todo.last + 1]
+        pixels = grid.height * grid.width
+        pixels_in = grid.height_in * grid.width_in if todo.first == 0 else pixels
+        # The first stage's input is counted with the fixed parts.
+        source = 0 if is_first and todo.first == 0 else doing[0].c_in * pixels_in
+        last = doing[-1]
+        made = last.c_out * (pixels // 4 if last.kind == "down" else pixels) if todo.keeps and last.kind != "out" else 0
+        held = source + (h_map if todo.reads_h else 0)
+        maps = max(held, made) if todo.frees else max(held, source + made)
+        strip, more = _strip_cost(setup, doing, todo, grid, rows, attention_bytes)
+        peak = max(peak, setup.item * (maps if setup.storage == setup.device else 0) + strip)
+        work += more
+        h_map = made if last.kind == "open" else 0
+    return peak, work
+
+
+def _strip_cost(
+    setup: _Setup, doing: tuple[Step, ...], todo: Pass, grid: Grid, rows: int, attention_bytes: int
+) -> tuple[int, float]:
+    """Bytes that a pass holds besides whole maps (strips, line buffers, weights made ready), and its work."""
+    if doing[0].kind == "attend":
+        return _attention_cost(setup, doing[0], grid, attention_bytes)
+    item, width, pixels = setup.item, grid.width, grid.height * grid.width
+    # A stream's last strip is longer by a row per convolution.
+    strip_rows_ = min(rows + 2 * len(doing), grid.height)
+    area, line = strip_rows_ * width, width + 2
+    carried = weights = busiest = scratch = 0
+    work = 0.0
+    margin = 2 * len(doing) * doing[0].c_in * width * (2 if setup.chain.wraps else 0)
+    for n, step in enumerate(doing):
+        loads_h = step.kind == "open" and todo.reads_h and "open" not in kinds(doing[n + 1 :])
+        area_in = area // 4 if step.kind == "up" else area
+        line_in = line // 2 + 1 if step.kind == "up" else line
+        area_out = area // 4 if step.kind == "down" else area
+        waiting = 0
+        if step.kind in ("open", "close"):
+            block: Block = step.layer
+            x_width = int(block.conv1.weight.shape[1])  # type: ignore[arg-type, union-attr]
+            if n + 1 < len(doing) or step.kind == "close":
+                waiting = x_width * area
+            if step.kind == "close":
+                carried += 4 * x_width * line
+                if block.skip is not None:
+                    weights += 2 * step.c_out * x_width
+                    work += x_width * step.c_out * pixels
+        if loads_h:
+            busiest = max(busiest, waiting + 2 * step.c_out * area)
+            continue
+        carried += 2 * step.c_in * line_in
+        buffer = step.c_in * (area_in + 2 * line_in + 2 * strip_rows_)
+        extra = 0
+        if item == 2 and step.kind in ("open", "close", "out"):
+            extra = 6 * step.c_in * area_in  # the strip and its normalised copies in float32
+        up = step.kind == "up"
+        if step.kind != "down" and transformed(setup.device, setup.dtype, step.c_in, step.c_out, up):
+            planes, area_of_tile = (9, 1) if up else (16, 4)
+            weights += planes * step.c_in * step.c_out
+            tiles = max(min(TILES, area_in // area_of_tile), line_in // (1 if up else 2))
+            scratch = max(scratch, tiles * (2 * planes * max(step.c_in, step.c_out)))
+            products = planes / 4
+        else:
+            weights += 9 * step.c_in * step.c_out
+            extra += 6 * step.c_in * area_in if up else 0
+            extra += step.c_out * area_out  # a convolution may return another memory format
+            products = 9 / 4 if step.kind == "down" else 9.0
+        made = step.c_out * area_out
+        if item == 2:
+            extra += 2 * made  # its moments are taken in float32
+        busiest = max(busiest, waiting + step.c_in * area_in + buffer + extra + made)
+        work += step.c_in * step.c_out * products * pixels
+    source = 2 * doing[0].c_in * (area // 4 if doing[0].kind == "up" else area)  # short strips are joined
+    return item * (carried + weights + busiest + scratch + source + margin), work
+
+
+def _attention_cost(setup: _Setup, step: Step, grid: Grid, attention_bytes: int) -> tuple[int, float]:
+    """Besides x: the normalised map, keys, values, the weights, and one chunk of queries with its scores."""
+    positions = grid.height * grid.width
+    chunk = query_chunk(positions, attention_bytes)
+    channels, wide = step.c_out, 4 // setup.item if setup.item < 4 else 1
+    scores = 8 * chunk * positions
+    maps = channels * (positions * (2 + wide) + 4 * chunk + 4 * channels)
+    return setup.item * maps + scores, 4.0 * channels**2 * positions + 2.0 * positions**2 * channels

@@ -1,0 +1,179 @@
+"""Maps as lists of strips, and the line buffers through which strips stream.
+
+A strip is a channels-last tensor (rows, W, C) over the full width; strips come from top to bottom. Functions here
+take an iterator of strips and return one, so that layers compose as `convolve(convolve(strips, …), …)` and a strip
+is pulled through all of them before the next one is made. None of them holds on to a strip that it has passed on.
+
+Seamless tiling (`wraps`): columns take their border from the other end of the same row, and a map is read with
+`margin` extra rows at both ends, taken from the other end, of which each convolution uses up one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vae_manager.codec.streaming.kernels import Kernel
+
+Strips = Iterator[Tensor]
+Write = Callable[[Tensor, Tensor], None]
+"""Write (a function of) a strip into the inside of a line buffer of the same shape."""
+
+
+class Map:
+    """A map (height, W, C) as a list of strips. It may live on another device than the one that computes."""
+
+    def __init__(self, height: int, compute: torch.device, storage: torch.device | None = None) -> None:
+        self.height = height
+        self._compute = compute
+        self._storage = storage or compute
+        self._strips: deque[Tensor] = deque()
+
+    def append(self, strip: Tensor) -> None:
+        self._strips.append(strip.to(self._storage))
+
+    def read(self, rows: int, margin: int = 0, free: bool = False) -> Strips:
+        """Strips of about `rows` rows; with `free`, each is dropped from the map before it is handed out."""
+        before = self._rows(range(-margin, 0)) if margin else None
+        after = self._rows(range(self.height, self.height + margin)) if margin else None
+        if before is not None:
+            yield from _pieces(before, rows)
+            before = None
+        strips = self._strips if free else self._strips.copy()
+        while strips:
+            pieces = deque(_pieces(_join(strips, rows), rows))
+            while pieces:
+                yield pieces.popleft().to(self._compute)
+        if after is not None:
+            yield from _pieces(after, rows)
+
+    def whole(self) -> Tensor:
+        """The map as one tensor, taken out of the list."""
+        strips = [strip.to(self._compute) for strip in self._strips]
+        self._strips.clear()
+        return strips[0] if len(strips) == 1 else torch.cat(strips)
+
+    def _rows(self, indices: range) -> Tensor:
+        """Copies of single rows; indices beyond an end wrap around."""
+        starts, y = {}, 0
+        for strip in self._strips:
+            starts.update({y + i: strip[i : i + 1] for i in range(strip.shape[0])})
+            y += strip.shape[0]
+        return torch.cat([starts[i % self.height] for i in indices]).to(self._compute)
+
+
+def _join(strips: deque[Tensor], rows: int) -> Tensor:
+    """Take strips off the front: one, or several short ones (such as a downsampling leaves) up to `rows` together."""
+    joined = [strips.popleft()]
+    count = joined[0].shape[0]
+    while strips and count + strips[0].shape[0] <= rows:
+        count += strips[0].shape[0]
+        joined.append(strips.popleft())
+    return joined[0] if len(joined) == 1 else torch.cat(joined)
+
+
+def _pieces(strip: Tensor, rows: int) -> tuple[Tensor, ...]:
+    """Views of about `rows` rows; none of them is much smaller than the others."""
+    count = max(1, round(strip.shape[0] / rows))
+    return strip.split(-(-strip.shape[0] // count))
+
+
+class Rows:
+    """A queue of rows between a producer and a consumer that lags behind it (the input of a residual block)."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[Tensor] = deque()
+        self.count = 0
+
+    def put(self, strip: Tensor) -> Tensor:
+        self._pieces.append(strip)
+        self.count += strip.shape[0]
+        return strip
+
+    def take(self, rows: int) -> Strips:
+        """The next `rows` rows, as views. What is left of a strip is copied, so that the strip itself can go."""
+        while rows:
+            piece = self._pieces.popleft()
+            if piece.shape[0] > rows:
+                self._pieces.appendleft(piece[rows:].clone())
+                piece = piece[:rows]
+            rows -= piece.shape[0]
+            self.count -= piece.shape[0]
+            yield piece
+
+
+def line_buffers(strips: Strips, height: int, write: Write, wraps: bool, stride: int = 1) -> Strips:
+    """Cut a stream of `height` rows into overlapping pieces on which a 3×3 convolution needs no padding.
+
+    With stride 1 there is a border of one pixel on every side; with stride 2, at the right and bottom only, and
+    always of zeros (ldm pads its downsampling so, also when it tiles seamlessly). The last input rows of a piece
+    that the next one needs again are carried over: nothing upstream is computed twice.
+    """
+    left, carry, seen = (1 if stride == 1 else 0), None, 0
+    for x in strips:
+        rows, width, channels = x.shape
+        seen += rows
+        zeros_above = 1 if carry is None and stride == 1 and not wraps else 0
+        zeros_below = 1 if seen == height and not (wraps and stride == 1) else 0
+        top = zeros_above if carry is None else carry.shape[0]
+        buffer = x.new_empty((top + rows + zeros_below, width + left + 1, channels))
+        if carry is not None:
+            buffer[:top] = carry
+        elif zeros_above:
+            buffer[:top] = 0
+        inside = buffer[top : top + rows]
+        write(x, inside[:, left:-1])
+        del x
+        if wraps and stride == 1:
+            inside[:, 0], inside[:, -1] = inside[:, -2], inside[:, 1]
+        else:
+            inside[:, :left], inside[:, -1] = 0, 0
+        if zeros_below:
+            buffer[-1] = 0
+        out_rows = (buffer.shape[0] - 3) // stride + 1
+        if out_rows < 1:
+            carry = buffer
+            continue
+        carry = buffer[stride * out_rows :].clone()
+        ready = [buffer[: stride * (out_rows - 1) + 3]]
+        del buffer, inside
+        yield ready.pop()
+
+
+def convolve(strips: Strips, kernel: Kernel, write: Write, height: int, wraps: bool, stride: int = 1) -> Strips:
+    """A 3×3 convolution of a stream. Its first strip comes out a row shorter and its last one a row longer."""
+    return map(kernel, line_buffers(strips, height, write, wraps, stride))
+
+
+def copy(x: Tensor, out: Tensor) -> None:
+    out.copy_(x)
+
+
+def norm_silu(scale: Tensor, shift: Tensor) -> Write:
+    """SiLU(x·scale + shift), the normalised and activated input of a convolution, written where it is needed."""
+
+    def write(x: Tensor, out: Tensor) -> None:
+        if x.dtype == scale.dtype:
+            torch.addcmul(shift, x, scale, out=out)
+            F.silu(out, inplace=True)
+        else:  # half precision: rounded once, after the activation
+            out.copy_(F.silu(torch.addcmul(shift, x, scale), inplace=True))
+
+    return write
+
+
+def crop(strips: Strips, margin: int, height: int) -> Strips:
+    """Drop the extra rows of a wrapped stream: `margin` at the top and whatever follows `height` rows."""
+    y = -margin
+    for x in strips:
+        rows = x.shape[0]
+        first, last = max(0, -y), min(rows, height - y)
+        y += rows
+        if first < last:
+            kept = [x[first:last].clone() if last - first < rows else x]
+            del x
+            yield kept.pop()
