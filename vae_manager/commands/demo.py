@@ -49,7 +49,7 @@ def demo(args: argparse.Namespace) -> Result:
     with Image.open(DATA / "photo.jpg") as image:
         image.resize((WIDTH, round(WIDTH * image.height / image.width)), Image.Resampling.LANCZOS).save(photo)
     identities = [_run("inspect", DATA / name).answer for name in (GOOD, BAD)]
-    decision = choose(Wishes(panel=GOOD), find_vaes([Folder(DATA)]))
+    decision = choose(Wishes(panel=GOOD, asker="the demo"), find_vaes([Folder(DATA)]))
     if decision.vae is None:
         raise VaeManagerError("The demo's VAE is not in this copy of the program; install it anew.")
     encoded = _run("encode", photo, "-o", latent, "--vae", decision.vae.path)

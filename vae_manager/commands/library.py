@@ -49,9 +49,11 @@ def inspect(args: argparse.Namespace) -> Result:
     """Everything about one file."""
     file = open_file(args.file)
     with tqdm(total=file.size, unit="B", unit_scale=True, desc="sha256", leave=False, file=sys.stderr) as bar:
-        found = report(
-            file, HashCache(user_folder() / "hashes.json"), progress=lambda done, _: bar.update(done - bar.n) and None
-        )
+
+        def progress(done: int, _: int) -> None:
+            bar.update(done - bar.n)
+
+        found = report(file, HashCache(user_folder() / "hashes.json"), progress=progress)
     document = found.document()
     return Result(document, "\n".join(f"{key:>15}: {_plain(value)}" for key, value in document.items()))
 
