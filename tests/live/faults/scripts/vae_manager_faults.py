@@ -59,7 +59,7 @@ def own_times(path: str, repeats: int) -> list[float]:
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()
-        if hasattr(shared.opts, "forge_additional_modules"):
+        if hasattr(sd_models, "forge_model_reload"):
             from modules_forge import main_entry
 
             for modules in ([path], []):
