@@ -18,7 +18,7 @@ from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.build import Autoencoder, build
 from vae_manager.codec.latents import Latent, load_latent, save_latent
 from vae_manager.codec.pictures import load_picture, pad_to_multiple, save_picture
-from vae_manager.codec.streaming import stream_decode, stream_encode
+from vae_manager.codec.streaming import StreamResult, stream_decode, stream_encode
 from vae_manager.codec.whole import check_latent, decode, encode, latent_of
 from vae_manager.commands import Result, megabytes, open_file
 from vae_manager.commands.library import DTYPES
@@ -63,13 +63,7 @@ def _encode(vae: Autoencoder, pixels: Tensor, args: argparse.Namespace) -> tuple
     """The moments, and how they were computed."""
     if not _streams(vae, args):
         return encode(vae, pixels), "whole"
-    weight = next(vae.parameters())
-    with _progress("encode") as progress:
-        done = stream_encode(
-            vae, pixels.to(weight.device, weight.dtype), memory_limit=memory_limit(args), on_progress=progress
-        )
-    assert done.tensor is not None
-    return done.tensor.float(), done.report.describe()
+    return _streamed(stream_encode, "encode", vae, pixels, args)
 
 
 def _decode(vae: Autoencoder, z: Tensor, args: argparse.Namespace) -> tuple[Tensor, str]:
@@ -77,12 +71,16 @@ def _decode(vae: Autoencoder, z: Tensor, args: argparse.Namespace) -> tuple[Tens
     if not _streams(vae, args):
         return decode(vae, z), "whole"
     check_latent(z, vae.config.latent_channels)
+    return _streamed(stream_decode, "decode", vae, z, args)
+
+
+def _streamed(
+    stream: Callable[..., StreamResult], name: str, vae: Autoencoder, x: Tensor, args: argparse.Namespace
+) -> tuple[Tensor, str]:
     weight = next(vae.parameters())
-    with _progress("decode") as progress:
-        done = stream_decode(
-            vae, z.to(weight.device, weight.dtype), memory_limit=memory_limit(args), on_progress=progress
-        )
-    assert done.tensor is not None
+    with _progress(name) as progress:
+        done = stream(vae, x.to(weight.device, weight.dtype), memory_limit=memory_limit(args), on_progress=progress)
+    assert done.tensor is not None  # no `on_rows` was given
     return done.tensor.float(), done.report.describe()
 
 
