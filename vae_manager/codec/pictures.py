@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,24 +19,30 @@ from torch.nn import functional as F
 from vae_manager.errors import BadInputError
 
 
-def load_picture(path: Path) -> Tensor:
-    """Read a picture as (1, 3, H, W) in [-1, 1]; transparent parts are laid on white, EXIF rotation applied.
-
-    Raises:
-        BadInputError: no such file, or not a picture that can be read whole.
-    """
+@contextlib.contextmanager
+def picture_errors(path: Path) -> Iterator[None]:
+    """Turn what Pillow raises for a missing, broken or oversized picture into a BadInputError that names it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(image) or image
-                rgb = np.asarray(_on_white(upright))
+            yield
     except FileNotFoundError as error:
         raise BadInputError(f"There is no picture {str(path)!r}.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadInputError(f"{str(path)!r} is larger than {Image.MAX_IMAGE_PIXELS} pixels; scale it down.") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise BadInputError(f"{str(path)!r} is not a picture that can be read ({error}).") from error
+
+
+def load_picture(path: Path) -> Tensor:
+    """Read a picture as (1, 3, H, W) in [-1, 1]; transparent parts are laid on white, EXIF rotation applied.
+
+    Raises:
+        BadInputError: no such file, or not a picture that can be read whole.
+    """
+    with picture_errors(path), Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image) or image
+        rgb = np.asarray(_on_white(upright))
     pixels = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float()
     return pixels / 127.5 - 1.0
 

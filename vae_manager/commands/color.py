@@ -6,7 +6,6 @@ import argparse
 import os
 import shutil
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm import tqdm
 
+from vae_manager.codec.pictures import picture_errors
 from vae_manager.color.correct import correct_levels
 from vae_manager.color.diagnose import Diagnosis, diagnose
 from vae_manager.color.matrix import blend, is_identity
@@ -63,26 +63,14 @@ def open_picture(path: Path) -> Image.Image:
     Raises:
         BadInputError: no such file, no picture, a broken one, or one of a kind that cannot be corrected.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-            if image.mode not in MODES:
-                raise BadInputError(
-                    f"{str(path)!r} is a picture of the kind {image.mode}; convert it to 8-bit RGB first."
-                )
-            if getattr(image, "n_frames", 1) > 1:
-                raise BadInputError(
-                    f"{str(path)!r} holds several pictures (an animation?); take one of them out first."
-                )
-            image.load()
-            return image
-    except FileNotFoundError as error:
-        raise BadInputError(f"There is no picture {str(path)!r}.") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadInputError(f"{str(path)!r} is larger than {Image.MAX_IMAGE_PIXELS} pixels; scale it down.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise BadInputError(f"{str(path)!r} is not a picture that can be read ({error}).") from error
+    with picture_errors(path):
+        image = Image.open(path)
+        if image.mode not in MODES:
+            raise BadInputError(f"{str(path)!r} is a picture of the kind {image.mode}; convert it to 8-bit RGB first.")
+        if getattr(image, "n_frames", 1) > 1:
+            raise BadInputError(f"{str(path)!r} holds several pictures (an animation?); take one of them out first.")
+        image.load()
+        return image
 
 
 # --- which files
