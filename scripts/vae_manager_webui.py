@@ -1,16 +1,16 @@
-"""The WebUI's entry: hooks the session, the panel and the routes in. Everything else is in `vae_manager/`."""
+"""The WebUI's entry: hooks the session, the panel, the axes and the routes in. Everything else is in `vae_manager/`."""
 
 from __future__ import annotations
 
 import gradio as gr
-from modules import infotext_utils, script_callbacks, scripts, shared  # noqa: F401
+from modules import extra_networks, infotext_utils, script_callbacks, scripts, shared  # noqa: F401
 from modules.ui_components import InputAccordion, ToolButton
 
-from vae_manager.webui import api, describe, hosts, infotext, options, panel, paste, settings
+from vae_manager.webui import api, describe, hosts, infotext, job, options, panel, paste, presets, settings, xyz
 from vae_manager.webui.session import Session
 
-session = Session(hosts.current_host(), options.cache_bytes(shared.opts))
-session.host.install_guards(session.release, session.ensure)
+session = Session(hosts.current_host(), options.read_options(shared.opts))
+session.host.install_guards(session.guards())
 
 
 class VaeManager(scripts.Script):
@@ -26,13 +26,14 @@ class VaeManager(scripts.Script):
         built = panel.build_panel(
             "img2img" if is_img2img else "txt2img",
             panel.Parts(InputAccordion, ToolButton),
-            lambda refresh: [file.name for file in session.files(refresh)],
-            lambda choice: describe.describe_choice(choice, session.files(), session.hashes),
+            panel.Actions(
+                lambda refresh: [file.name for file in session.files(refresh)],
+                lambda choice: describe.describe_choice(choice, session.files(), session.hashes, session.automatic),
+                lambda values: presets.save_preset(session, values),
+                lambda: presets.forget_preset(session),
+            ),
         )
-        self.infotext_fields = [
-            (built.enabled, paste.PasteKey("VAE Manager enabled", paste.pasted_enabled)),
-            (built.vae, paste.PasteKey("VAE Manager VAE", lambda params: paste.pasted_vae(params, session))),
-        ]
+        self.infotext_fields = paste.fields(built, session)
         self.paste_field_names = [str(key) for _, key in self.infotext_fields]
         return built.arguments()
 
@@ -40,24 +41,47 @@ class VaeManager(scripts.Script):
         session.begin(p)
 
     def process(self, p, *args):
-        session.cache.limit = options.cache_bytes(shared.opts)
-        session.allow_other_family = bool(getattr(shared.opts, options.OTHER_FAMILY, False))
-        session.start(p, settings.from_arguments(args))
+        session.obey(options.read_options(shared.opts))
+        session.start(p, settings.from_arguments(args, getattr(p, "vae_manager_cell", None)))
 
     def before_process_batch(self, p, *args, **kwargs):
+        job.strip_tags(p)
         session.ensure(p)
 
     def process_before_every_sampling(self, p, *args, **kwargs):
         session.ensure(p)
 
+    def postprocess_batch_list(self, p, pp, *args, **kwargs):
+        pp.images = session.finish_pictures(p, pp.images)
+
     def postprocess(self, p, processed, *args):
         session.finish(p, processed)
 
 
+class PromptTag(extra_networks.ExtraNetwork):
+    """So that the host does not complain of `<vae:NAME>` in a hires prompt; the tags are read in `process`."""
+
+    def __init__(self):
+        super().__init__("vae")
+
+    def activate(self, p, params_list):
+        pass
+
+    def deactivate(self, p):
+        pass
+
+
+def before_ui():
+    extra_networks.register_extra_network(PromptTag())
+    names, find = lambda: [file.name for file in session.files()], lambda name: session.index().find(name)
+    xyz.add_axes(scripts.scripts_data, names, find)
+
+
+script_callbacks.on_before_ui(before_ui)
 script_callbacks.on_model_loaded(lambda model: session.ensure())
 script_callbacks.on_script_unloaded(session.release)
 script_callbacks.on_infotext_pasted(lambda text, params: paste.on_pasted(params, session))
-script_callbacks.on_ui_settings(lambda: options.add_options(shared, gr.Slider))
+script_callbacks.on_ui_settings(lambda: options.add_options(shared, gr.Slider, session.host.translates_sd_vae))
 script_callbacks.on_app_started(
     lambda demo, app: api.add_routes(app, session, getattr(shared.cmd_opts, "api_auth", None))
 )

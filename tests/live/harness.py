@@ -171,6 +171,12 @@ class WebUI:
         info = json.loads(answer["info"])
         return Pictures([np.asarray(i.convert("RGB")).astype(int) for i in images], info["infotexts"], info, seconds)
 
+    def dropdown_choices(self, element: str) -> list[str]:
+        """The choices of a dropdown of the host's page, by its element's id."""
+        components = self.get("/config")["components"]
+        props = next(c["props"] for c in components if c["props"].get("elem_id") == element)
+        return [choice if isinstance(choice, str) else choice[0] for choice in props["choices"]]
+
     def native(self, vae: str) -> dict[str, Any]:
         """The host's own way to ask for a VAE in one job."""
         if self.kind in ("forge", "neo"):

@@ -108,7 +108,7 @@ def test_refused_files_are_named_and_the_picture_is_made(webui: WebUI, reference
         os.truncate(folder / "cut.safetensors", 1_000_000)
         (folder / "empty.safetensors").touch()
         webui.get("/vae-manager/v1/vaes?refresh=true")
-        assert "16 channels" in refused(webui, reference, "bad/flux.safetensors")
+        assert "16-channel latents" in refused(webui, reference, "bad/flux.safetensors")
         assert "truncated" in refused(webui, reference, "bad/cut.safetensors")
         assert "0 bytes" in refused(webui, reference, "empty")
         assert "There is no VAE" in refused(webui, reference, '<script>"🎨' + "x" * 300)

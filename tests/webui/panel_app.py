@@ -14,7 +14,7 @@ import gradio as gr
 from vae_manager.library.files import Folder, find_vaes
 from vae_manager.library.hashing import HashCache
 from vae_manager.webui.describe import describe_choice
-from vae_manager.webui.panel import Parts, build_panel
+from vae_manager.webui.panel import Actions, Parts, build_panel
 
 FOLDER, PORT = Path(sys.argv[1]), int(sys.argv[2])
 
@@ -36,8 +36,12 @@ with gr.Blocks() as page:
         build_panel(
             tab,
             Parts(accordion, lambda text, elem_id: gr.Button(text, elem_id=elem_id)),
-            lambda refresh: [file.name for file in files()],
-            lambda choice: describe_choice(choice, files(), HashCache(None)),
+            Actions(
+                lambda refresh: [file.name for file in files()],
+                lambda choice: describe_choice(choice, files(), HashCache(None)),
+                lambda settings: f"saved {settings.vae} {settings.decode}",
+                lambda: "forgotten",
+            ),
         )
         for tab in ("txt2img", "img2img")
     ]

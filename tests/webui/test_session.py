@@ -16,6 +16,7 @@ from vae_manager.library.files import Folder
 from vae_manager.library.hashing import sha256_of
 from vae_manager.webui.hosts.base import Host
 from vae_manager.webui.infotext import KEY
+from vae_manager.webui.options import Options
 from vae_manager.webui.session import WARNING_KEY, Session
 from vae_manager.webui.settings import PanelSettings
 
@@ -29,6 +30,9 @@ class OneModel(Host):
         self.folder = folder
         self.model: Any = load_model(folder / "model.safetensors", seed=1)
         self.own_vae: Path | None = None
+        self.setting: str | None = None
+        self.stop = False
+        self.said: list[str | None] = []
 
     def current_model(self):
         return self.model
@@ -41,6 +45,19 @@ class OneModel(Host):
 
     def data_folder(self):
         return self.folder / "data"
+
+    def standing_vae(self, model):
+        return self.setting
+
+    @staticmethod
+    def _path_of(name):
+        return name
+
+    def interrupted(self):
+        return self.stop
+
+    def say(self, line):
+        self.said.append(line)
 
     def pixels(self):
         return decode(self.model.first_stage_model, Z)
@@ -81,7 +98,7 @@ def host(tmp_path: Path, write_vae) -> OneModel:
 
 @pytest.fixture
 def session(host: OneModel) -> Session:
-    return Session(host, cache_bytes=1 << 30)
+    return Session(host, Options(1 << 30))
 
 
 def start(session: Session, vae: str = "b", job: Job | None = None, enabled: bool = True) -> Job:
@@ -123,6 +140,7 @@ def test_automatic_leaves_the_hosts_vae_and_corrects_only_its_hash(session: Sess
     assert job.extra_generation_params == {} and job.sd_vae_hash == "host's"
     session.finish(job)
     host.own_vae = host.folder / "VAE" / "c.safetensors"
+    host.setting = str(host.own_vae)
     job = start(session, "Automatic")
     assert job.sd_vae_hash == sha256_of(host.own_vae)[:10]
 
@@ -220,7 +238,7 @@ def refused(session: Session, host: OneModel, vae: str) -> str:
     session.finish(job, processed)
     assert processed.extra_generation_params == {"a": 1, WARNING_KEY: job.comments[0]}
     assert job.extra_generation_params == {}
-    assert session.last and session.last.document()["kind"] == "host"
+    assert session.last and session.last.document()["kind"] in ("host", "baked")
     return job.comments[0]
 
 
@@ -235,20 +253,20 @@ def test_strange_names(session: Session, host: OneModel, name: str):
 
 def test_other_channels(session: Session, host: OneModel, write_vae):
     write_vae("VAE/flux.safetensors", FLUX)
-    assert "16 channels" in refused(session, host, "flux")
+    assert "16-channel latents" in refused(session, host, "flux")
 
 
 def test_other_family_of_the_same_shapes(session: Session, host: OneModel, write_vae):
     write_vae("VAE/xl.safetensors", seed=4, scale_factor="0.13025")
     assert "made for SDXL" in refused(session, host, "xl")
-    session.allow_other_family = True
+    session.obey(Options(1 << 30, allow_other_family=True))
     start(session, "xl")
     assert torch.equal(host.pixels(), decode(make_vae(seed=4), Z))
 
 
 def test_broken_file(session: Session, host: OneModel):
     (host.folder / "VAE" / "half.safetensors").write_bytes(b"\x10")
-    assert "half.safetensors cannot be used" in refused(session, host, "half")
+    assert "half cannot be used" in refused(session, host, "half")
 
 
 def test_file_deleted_after_it_was_listed(session: Session, host: OneModel):
@@ -274,7 +292,7 @@ def test_file_replaced_between_two_jobs(session: Session, host: OneModel, write_
 
 
 def test_a_fault_of_our_own_leaves_the_hosts_result(session: Session, host: OneModel, monkeypatch):
-    monkeypatch.setattr(session, "files", lambda: 1 / 0)
+    monkeypatch.setattr(session, "index", lambda: 1 / 0)
     assert "VAE Manager failed" in refused(session, host, "b")
 
 
@@ -282,11 +300,13 @@ def test_checkpoint_without_a_vae_of_its_own(session: Session, host: OneModel):
     path = host.folder / "novae.safetensors"
     save_file({"model.diffusion_model.x": torch.zeros(1)}, str(path))
     host.model.sd_checkpoint_info.filename = str(path)
-    assert "checkpoint without a VAE" in refused(session, host, "Baked")
+    job = start(session, "Baked")
+    assert "There is no VAE baked into novae.safetensors" in job.comments[0]
+    assert not session.swapped and job.extra_generation_params == {}
 
 
 def test_swapping_back_and_forth_reads_each_file_once(session: Session, host: OneModel, monkeypatch):
-    from vae_manager.webui import session as module
+    from vae_manager.webui import first_stage as module
 
     loads = []
     monkeypatch.setattr(module, "load_kl_state", lambda *a, real=module.load_kl_state: (loads.append(a), real(*a))[1])

@@ -42,6 +42,9 @@ class Wishes:
     """The panel's VAE for the hires pass."""
     job: str | None = None
     """What the user told the host for this job: a name, 'Automatic', or 'None' (the baked one)."""
+    setting: str | None = None
+    """The host's standing setting, in the same words. It was made for some other checkpoint, perhaps: so it counts
+    among the host's own preferences."""
     checkpoint: Checkpoint | None = None
     preset: Found | None = None
     """What `Presets.find` says for the checkpoint."""
@@ -142,14 +145,18 @@ def _rules(job: _Job) -> Answer:
 
 
 def _preference(job: _Job) -> Answer:
-    """6. The host's own preference for this checkpoint: its card, or a file of exactly the same stem."""
+    """6. The host's own preference: its setting, the checkpoint's card, or a file of exactly the same stem."""
     if job.checkpoint is None:
         return Answer("not asked", _NO_CHECKPOINT)
+    setting = _asked(job, job.wishes.setting or "", "the WebUI's settings ask for")
     card = _asked(job, card_vae(job.checkpoint.file.path) or "", "the checkpoint's card asks for")
-    if card.outcome == "chosen":
-        return card
+    warnings: tuple[str, ...] = ()
+    for answer in (setting, card):
+        if answer.outcome == "chosen":
+            return replace(answer, warnings=warnings)
+        warnings += answer.warnings
     beside = _beside(job, job.checkpoint)
-    return replace(beside, warnings=card.warnings + beside.warnings) if card.warnings else beside
+    return replace(beside, warnings=warnings + beside.warnings)
 
 
 def _built_in(job: _Job) -> Answer:

@@ -13,7 +13,9 @@ from vae_manager import __version__
 from vae_manager.errors import VaeFileError
 from vae_manager.library.report import quick_report
 from vae_manager.selection.choose import Wishes, choose
+from vae_manager.selection.decision import AUTOMATIC
 from vae_manager.webui.session import Session
+from vae_manager.webui.settings import PanelSettings
 
 PREFIX = "/vae-manager/v1"
 
@@ -31,21 +33,26 @@ def add_routes(app: FastAPI, session: Session, logins: str | None = None) -> Non
         return {
             "version": __version__,
             "host": session.host.name,
-            "cached_bytes": session.cache.bytes,
-            "cache_limit": session.cache.limit,
+            "cached_bytes": session.stage.cache.bytes,
+            "cache_limit": session.stage.cache.limit,
             "swapped": session.swapped,
         }
 
     def vaes(refresh: bool = False) -> list[dict[str, Any]]:
         return [_entry(file, session) for file in session.files(refresh)]
 
-    def match(vae: str = "") -> dict[str, Any]:
-        decision = choose(Wishes(vae), session.files())
+    def match(vae: str = AUTOMATIC) -> dict[str, Any]:
+        found = session.preview(PanelSettings(True, vae or AUTOMATIC))
+        decision = found[1] if found else choose(Wishes(vae), session.index())
         return {
+            "checkpoint": found[0].name if found else None,
             "kind": decision.kind,
             "vae": decision.vae.name if decision.vae else None,
+            "source": decision.source,
             "reason": decision.reason,
             "warnings": list(decision.warnings),
+            "advice": list(decision.advice),
+            "trace": [vars(step) for step in decision.trace],
         }
 
     def decision() -> dict[str, Any] | None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.families import family_title
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.report import quick_report
-from vae_manager.selection.decision import AUTOMATIC, BAKED
+from vae_manager.selection.decision import AUTOMATIC, BAKED, Decision
 from vae_manager.selection.names import find_by_name
 
 
-def describe_choice(choice: str, files: Sequence[VaeFile], hashes: HashCache) -> str:
-    """Say what the choice is, or what is wrong with it. Reads a file's header at most."""
+def describe_choice(
+    choice: str, files: Sequence[VaeFile], hashes: HashCache, automatic: Callable[[], str] | None = None
+) -> str:
+    """Say what the choice is, or what is wrong with it. Reads a file's header at most.
+
+    `automatic` says what the automatic choice is just now.
+    """
     if choice == AUTOMATIC:
-        return "Automatic: what the WebUI itself would use."
+        return automatic() if automatic else "Automatic: the VAE that suits the checkpoint."
     if choice == BAKED:
         return "Baked: the VAE inside the checkpoint, whatever the WebUI has set."
     try:
@@ -24,6 +29,15 @@ def describe_choice(choice: str, files: Sequence[VaeFile], hashes: HashCache) ->
     except BadInputError as error:
         return str(error)
     return describe_file(file, hashes)
+
+
+def describe_decision(checkpoint: str, decision: Decision) -> str:
+    """What a checkpoint gets and why, and what would make it better."""
+    what = {"baked": "its baked VAE", "host": "the WebUI's own VAE"}.get(decision.kind) or (
+        decision.vae.name if decision.vae else ""
+    )
+    more = [*decision.warnings, *decision.advice]
+    return " ".join([f"Automatic: {checkpoint} gets {what} — {decision.reason}.", *more])
 
 
 def describe_file(file: VaeFile, hashes: HashCache) -> str:

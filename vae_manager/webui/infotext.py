@@ -1,6 +1,7 @@
 """Our line in a picture's infotext, and what pasting one means.
 
-`VAE Manager: "vae=anime/kl-f8.safetensors; hash=df3c506e51"`. Only values that are not the default are written.
+`VAE Manager: "vae=anime/kl-f8.safetensors; hash=df3c506e51; decode=exact"`. Only values that are not the default are
+written.
 `%`, `;` and control characters in values are percent-encoded, so that any file name survives the way there
 and back.
 """
@@ -9,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from urllib.parse import unquote
 
 from vae_manager.library.files import VaeFile
-from vae_manager.selection.decision import AUTOMATIC, BAKED
+from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME
+from vae_manager.webui.settings import COLOR, DECODE
 
 KEY = "VAE Manager"
 """The infotext's key, the panel's title and the API's name: never renamed."""
@@ -24,28 +26,32 @@ SHORT_HASH = 10
 
 @dataclass(frozen=True)
 class Recorded:
-    """What one picture's infotext says of its VAE."""
+    """What one picture's infotext says."""
 
     vae: str = AUTOMATIC
     """A VAE's listed name, 'Baked' or 'Automatic'."""
     hash: str | None = None
+    encode_vae: str = SAME
+    hires_vae: str = SAME
+    decode: str = "auto"
+    color: str = "off"
+    color_strength: str = "1"
 
 
 def write(recorded: Recorded) -> str | None:
     """The value of our key, or None where there is nothing to say."""
-    pairs = []
-    if recorded.vae != AUTOMATIC:
-        pairs.append(("vae", recorded.vae))
-    if recorded.hash:
-        pairs.append(("hash", recorded.hash))
-    return "; ".join(f"{key}={_encode(value)}" for key, value in pairs) or None
+    said = {field.name: getattr(recorded, field.name) for field in fields(Recorded)}
+    changed = {key: value for key, value in said.items() if value and value != getattr(Recorded, key)}
+    return "; ".join(f"{key}={_encode(value)}" for key, value in changed.items()) or None
 
 
 def read(text: str) -> Recorded:
     """What the value of our key says; parts that are not understood are passed over."""
-    values = dict(part.split("=", 1) for part in text.split("; ") if "=" in part)
-    vae, hash_ = unquote(values.get("vae", AUTOMATIC)), values.get("hash", "")
-    return Recorded(vae, hash_.lower() if re.fullmatch(r"[0-9a-fA-F]{10,64}", hash_) else None)
+    pairs = dict(part.split("=", 1) for part in text.split("; ") if "=" in part)
+    values = {key: unquote(value) for key, value in pairs.items() if key in _UNDERSTOOD and _UNDERSTOOD[key](value)}
+    if "hash" in values:
+        values["hash"] = values["hash"].lower()
+    return Recorded(**values)
 
 
 def choice_for(recorded: Recorded, files: Sequence[VaeFile], known_hash: Callable[[VaeFile], str | None]) -> str:
@@ -62,6 +68,18 @@ def choice_for(recorded: Recorded, files: Sequence[VaeFile], known_hash: Callabl
             if sha256 and sha256.startswith(recorded.hash):
                 return file.name
     return recorded.vae
+
+
+_UNDERSTOOD: dict[str, Callable[[str], object]] = {
+    "vae": bool,
+    "hash": re.compile(r"[0-9a-fA-F]{10,64}").fullmatch,
+    "encode_vae": bool,
+    "hires_vae": bool,
+    "decode": DECODE.__contains__,
+    "color": COLOR.__contains__,
+    "color_strength": re.compile(r"0(\.\d{1,6})?|1(\.0*)?").fullmatch,
+}
+"""What may stand behind each key: an infotext may come from anybody."""
 
 
 def _encode(value: str) -> str:

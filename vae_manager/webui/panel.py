@@ -14,8 +14,9 @@ from typing import Any
 
 import gradio as gr
 
-from vae_manager.selection.decision import AUTOMATIC, BAKED
+from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME
 from vae_manager.webui.infotext import KEY
+from vae_manager.webui.settings import COLOR, DECODE, PanelSettings, from_arguments
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,14 @@ class Panel:
 
     enabled: Any
     vae: Any
+    encode_vae: Any
+    hires_vae: Any
+    decode: Any
+    color: Any
+    color_strength: Any
 
     def arguments(self) -> list[Any]:
-        return [self.enabled, self.vae]
+        return list(vars(self).values())
 
 
 @dataclass(frozen=True)
@@ -38,39 +44,72 @@ class Parts:
     tool_button: Callable[..., Any]
 
 
-def build_panel(
-    tab: str,
-    parts: Parts,
-    names: Callable[[bool], Sequence[str]],
-    describe: Callable[[str], str],
-) -> Panel:
+@dataclass(frozen=True)
+class Actions:
+    """What the panel can do. Each returns one line of plain text."""
+
+    names: Callable[[bool], Sequence[str]]
+    """The VAE files' names; called with True it looks at the disk again."""
+    describe: Callable[[str], str]
+    """What one choice of VAE means."""
+    save: Callable[[PanelSettings], str]
+    """Keep these settings as the preset of the checkpoint that is loaded."""
+    forget: Callable[[], str]
+    """Remove that preset."""
+
+
+def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
     """Build the panel of one tab.
 
     Args:
         tab: 'txt2img' or 'img2img'; part of every element's id.
-        names: the VAE files' names; called with True it looks at the disk again.
-        describe: what one choice means, as one line of plain text.
     """
+
+    def named(name: str) -> str:
+        return f"vae_manager_{tab}_{name}"
+
+    def vae_list(first: str, label: str, name: str) -> Any:
+        return gr.Dropdown(
+            choices=_choices(first, actions.names(False)),
+            value=first,
+            label=label,
+            allow_custom_value=True,  # a pasted picture may name a VAE that is not here
+            elem_id=named(name),
+        )
+
     with parts.accordion(False, label=KEY, elem_id=f"vae_manager_{tab}") as enabled:
         with gr.Row(elem_classes=["vae-manager-row"]):
-            vae = gr.Dropdown(
-                choices=_choices(names(False)),
-                value=AUTOMATIC,
-                label="VAE",
-                allow_custom_value=True,  # a pasted picture may name a VAE that is not here
-                elem_id=f"vae_manager_{tab}_vae",
-            )
-            refresh = parts.tool_button("\U0001f504", elem_id=f"vae_manager_{tab}_refresh")
-        about = gr.HTML(_line(describe(AUTOMATIC)), elem_id=f"vae_manager_{tab}_about")
-    for component in (vae, refresh, about):
+            vae = vae_list(AUTOMATIC, "VAE", "vae")
+            refresh = parts.tool_button("\U0001f504", elem_id=named("refresh"))
+        about = gr.HTML(_line(actions.describe(AUTOMATIC)), elem_id=named("about"))
+        with gr.Row():
+            encode_vae = vae_list(SAME, "VAE for encoding", "encode_vae")
+            hires_vae = vae_list(SAME, "VAE for the hires pass", "hires_vae")
+        with gr.Row():
+            decode = gr.Radio(list(DECODE), value="auto", label="Decode", elem_id=named("decode"))
+            color = gr.Radio(list(COLOR), value="off", label="Colour", elem_id=named("color"))
+            strength = gr.Slider(0, 1, 1.0, step=0.05, label="Colour strength", elem_id=named("color_strength"))
+        with gr.Row():
+            save = gr.Button("Save for this checkpoint", elem_id=named("save"))
+            forget = gr.Button("Forget what is saved", elem_id=named("forget"))
+    panel = Panel(enabled, vae, encode_vae, hires_vae, decode, color, strength)
+    for component in (*panel.arguments()[1:], refresh, about, save, forget):
         component.do_not_save_to_config = True  # the list of files changes; a saved value would go stale
-    vae.change(lambda choice: _line(describe(choice or AUTOMATIC)), [vae], [about], show_progress="hidden")
-    refresh.click(lambda: gr.update(choices=_choices(names(True))), [], [vae], show_progress="hidden")
-    return Panel(enabled, vae)
+
+    def refreshed() -> list[Any]:
+        names = actions.names(True)
+        return [gr.update(choices=_choices(first, names)) for first in (AUTOMATIC, SAME, SAME)]
+
+    vae.change(lambda choice: _line(actions.describe(choice or AUTOMATIC)), [vae], [about], show_progress="hidden")
+    refresh.click(refreshed, [], [vae, encode_vae, hires_vae], show_progress="hidden")
+    settings = panel.arguments()
+    save.click(lambda *values: _line(actions.save(from_arguments(values))), settings, [about], show_progress="hidden")
+    forget.click(lambda: _line(actions.forget()), [], [about], show_progress="hidden")
+    return panel
 
 
-def _choices(names: Sequence[str]) -> list[str]:
-    return [AUTOMATIC, BAKED, *names]
+def _choices(first: str, names: Sequence[str]) -> list[str]:
+    return [first, BAKED, *names]
 
 
 def _line(text: str) -> str:

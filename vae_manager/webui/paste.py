@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from vae_manager.errors import BadInputError
-from vae_manager.selection.decision import AUTOMATIC
-from vae_manager.selection.names import find_by_name
 from vae_manager.webui.infotext import KEY, Recorded, choice_for, read, write
+from vae_manager.webui.panel import Panel
 from vae_manager.webui.session import Session
 
 
@@ -30,6 +30,23 @@ class PasteKey(str):
         return self.function(params)
 
 
+def fields(panel: Panel, session: Session) -> list[tuple[Any, PasteKey]]:
+    """The panel's components, each with what a picture's parameters make of it."""
+
+    def key(name: str, of: Callable[[Recorded], Any]) -> PasteKey:
+        return PasteKey(f"{KEY} {name}", lambda params: of(_recorded(params, session)))
+
+    return [
+        (panel.enabled, PasteKey(f"{KEY} enabled", pasted_enabled)),
+        (panel.vae, key("VAE", lambda recorded: recorded.vae)),
+        (panel.encode_vae, key("encode VAE", lambda recorded: recorded.encode_vae)),
+        (panel.hires_vae, key("hires VAE", lambda recorded: recorded.hires_vae)),
+        (panel.decode, key("decode", lambda recorded: recorded.decode)),
+        (panel.color, key("color", lambda recorded: recorded.color)),
+        (panel.color_strength, key("color strength", lambda recorded: float(recorded.color_strength))),
+    ]
+
+
 def on_pasted(params: dict[str, Any], session: Session) -> None:
     """Change the pasted values before any field reads them.
 
@@ -49,16 +66,17 @@ def pasted_enabled(params: dict[str, Any]) -> bool:
     return bool(params.get(KEY))
 
 
-def pasted_vae(params: dict[str, Any], session: Session) -> str:
-    """The panel's choice for this picture."""
+def _recorded(params: dict[str, Any], session: Session) -> Recorded:
+    """What the picture says, with its VAE as the file that is here."""
     if not params.get(KEY):
-        return AUTOMATIC
-    return choice_for(read(params[KEY]), session.files(), session.hashes.peek)
+        return Recorded()
+    recorded = read(params[KEY])
+    return replace(recorded, vae=choice_for(recorded, session.files(), session.hashes.peek))
 
 
 def _is_vae(name: str, session: Session) -> bool:
     try:
-        find_by_name(name, session.files())
+        session.index().find(name)
     except BadInputError:
         return False
     return True

@@ -1,37 +1,44 @@
-"""One job at a time: decide which VAE it gets, put it in place, record it, put the host's own back.
+"""One job at a time: decide which VAE its pictures get, put it in place, record it, put the host's own back.
 
-The session is the only owner of "which VAE is in the model now". It swaps in `process`, before img2img encodes,
-and swaps back in `postprocess`; after an exception, where the host calls no `postprocess`, when the job is
-closed; and, should both fail, before the next job begins.
+The session is the only owner of "which VAE is in the model now". It takes hold of the first stage in `process`,
+before img2img encodes, and lets go in `postprocess`; after an exception, where the host calls no `postprocess`, when
+the job is closed; and, should both fail, before the next job begins.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vae_manager.codec.build import build
 from vae_manager.codec.cache import StateCache
-from vae_manager.codec.swap import Installed, check_fits, in_place, install, remove, same_weights, was_written
+from vae_manager.codec.swap import same_weights
+from vae_manager.codec.taesd import TinyAutoencoder
 from vae_manager.errors import VaeFileError, VaeManagerError
-from vae_manager.library.families import family_title
+from vae_manager.library.families import FAMILIES
 from vae_manager.library.files import VaeFile, find_vaes, vae_file
 from vae_manager.library.hashing import HashCache
-from vae_manager.library.identify import checkpoint_family
 from vae_manager.library.layouts import detect_layout
-from vae_manager.library.report import report
-from vae_manager.library.state import load_kl_state
+from vae_manager.library.state import load_state
 from vae_manager.library.tensors import open_tensors
-from vae_manager.selection.choose import Wishes, choose
-from vae_manager.selection.decision import BAKED, Decision, Step
-from vae_manager.webui.hosts.base import Host
-from vae_manager.webui.infotext import KEY, SHORT_HASH, Recorded, write
+from vae_manager.selection.checkpoint import Checkpoint
+from vae_manager.selection.decision import AUTOMATIC, BAKED, Decision, Part, Step
+from vae_manager.selection.names import VaeIndex
+from vae_manager.selection.preset_file import Preset, VaeWish
+from vae_manager.webui import coder
+from vae_manager.webui.chooser import Asked, Chooser
+from vae_manager.webui.describe import describe_decision
+from vae_manager.webui.first_stage import FirstStage
+from vae_manager.webui.hosts.base import Guards, Host
+from vae_manager.webui.infotext import KEY, write
+from vae_manager.webui.job import Job, Name, Tags, differing, files_of, read_tags
+from vae_manager.webui.options import Options
 from vae_manager.webui.settings import PanelSettings
 
 log = logging.getLogger("vae_manager")
@@ -40,72 +47,88 @@ WARNING_KEY = "VAE Manager warning"
 """Under this key of the API's `info.extra_generation_params` stands what could not be done; never in a picture."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What one picture job was given."""
-
-    decision: Decision
-    warnings: tuple[str, ...] = ()
-    hash: str | None = None
-    """sha256 of the VAE file that was used."""
-
-    def document(self) -> dict[str, Any]:
-        """For the REST interface."""
-        return {
-            "vae": self.decision.vae.name if self.decision.vae else None,
-            "kind": self.decision.kind,
-            "source": self.decision.source,
-            "reason": self.decision.reason,
-            "hash": self.hash and self.hash[:SHORT_HASH],
-            "warnings": list(self.warnings),
-            "trace": [{"step": s.step, "outcome": s.outcome, "detail": s.detail} for s in self.decision.trace],
-        }
-
-
 class Session:
     """The state of the extension in a running WebUI."""
 
-    def __init__(self, host: Host, cache_bytes: int) -> None:
+    def __init__(self, host: Host, options: Options | None = None) -> None:
         self.host = host
+        self.options = options or Options()
+        """The settings as they were at the last job."""
         self.hashes = HashCache(host.data_folder() / "hashes.json")
-        self.cache = StateCache(cache_bytes)
-        self.allow_other_family = False
+        self.chooser = Chooser(host.data_folder(), self.hashes)
+        self.stage = FirstStage(StateCache(self.options.cache_bytes))
         self.last: Job | None = None
-        """The decision for the last picture, for the panel and the REST interface."""
-        self._files: tuple[VaeFile, ...] | None = None
-        self._installed: Installed | None = None
-        self._installed_file: tuple[str, int, int] | None = None
-        """Which version of which file `_installed` came from."""
+        """The last job that was ours, for the panel and the REST interface."""
+        self._index: VaeIndex | None = None
+        self._tiny: dict[Any, TinyAutoencoder | None] = {}
+        """By file version: None for a file that is no TAESD; at most one autoencoder is kept."""
+        self._wide: set[Any] = set()
+        """The VAEs whose activations have overflowed half precision in this run of the WebUI."""
         self._job: tuple[Any, Job] | None = None
-        """The processing object whose weights are wanted now, and what it was given."""
+        """The processing object whose weights are wanted now, and its job."""
+        self._batch: tuple[int, int] | None = None
+        """While a batch is decoded: the thread that does it, and how many of its pictures are decoded already."""
         self._lock = threading.RLock()  # previews and API threads
 
     # --- the files
 
     def files(self, refresh: bool = False) -> tuple[VaeFile, ...]:
         """The VAE files that there are, as of the last refresh."""
-        if refresh or self._files is None:
-            self._files = find_vaes(self.host.vae_folders())
-        return self._files
+        return self.index(refresh).files
+
+    def index(self, refresh: bool = False) -> VaeIndex:
+        """The same, ready to be looked up by name."""
+        if refresh or self._index is None:
+            self._index = VaeIndex.of(find_vaes(self.host.vae_folders()), self.hashes)
+        return self._index
 
     @property
     def swapped(self) -> bool:
         """Whether the model computes with a VAE of ours at this moment."""
-        return self._installed is not None
+        return self.stage.swapped
+
+    def preview(self, settings: PanelSettings) -> tuple[Checkpoint, Decision] | None:
+        """What the checkpoint that is loaded would get with these settings; None while no model is loaded."""
+        with self._lock:
+            model = self.host.current_model()
+            checkpoint = self._checkpoint(model) if model is not None else None
+            if model is None or checkpoint is None:
+                return None
+            own = self.host.loaded_vae(model)
+            words = f"the WebUI's own choice: {own.name if own else 'the baked VAE'}"
+            standing, anyway = self.host.standing_vae(model), self.options.allow_other_family
+            asked = Asked(settings, True, standing=standing, host=words, allow_other_family=anyway)
+            return checkpoint, self.chooser.decide(asked, None, checkpoint, self.index())
+
+    def automatic(self) -> str:
+        """What the automatic choice is just now, in a line."""
+        found = self.preview(PanelSettings(True))
+        if found is None:
+            return "Automatic: the VAE that suits the checkpoint; none is loaded yet."
+        checkpoint, decision = found
+        return describe_decision(checkpoint.file.path.name, decision)
+
+    def obey(self, options: Options) -> None:
+        """The settings as they are for the next job."""
+        self.options, self.stage.cache.limit = options, options.cache_bytes
+
+    def guards(self) -> Guards:
+        """What the host's functions are to call."""
+        return Guards(self.release, self.ensure, self._begin_batch, self._end_batch)
 
     # --- one job, in the order of the host's hooks
 
     def begin(self, p: Any) -> None:
         """`before_process`: put back what a failed job may have left, whatever this one wants."""
         with self._lock:
-            vars(p).pop("vae_manager_job", None)  # the same object may have failed before
-            self._job = None
+            left: Job | None = vars(p).pop("vae_manager_job", None)  # the same object may have failed before
+            for job in (left, self._job and self._job[1]):
+                self._undo(job)
+            self._job, self._batch = None, None
             self.release()
 
     def start(self, p: Any, settings: PanelSettings) -> None:
         """`process`: decide and swap. Whatever fails here leaves the host's VAE in place and says so."""
-        if not settings.enabled:
-            return
         with self._lock:
             try:
                 self._start(p, settings)
@@ -122,7 +145,7 @@ class Session:
                 return
             p, job = self._job
             try:
-                self._apply(job.decision)
+                self._hold(p, job)
             except Exception as error:
                 message = error.sentence(_name(job.decision)) if isinstance(error, VaeFileError) else str(error)
                 log.warning("%s The WebUI's own VAE is used from here on.", message)
@@ -135,56 +158,136 @@ class Session:
             if job is None:
                 return
             del p.vae_manager_job
-            self._job = None
+            self._job, self._batch = None, None
+            self._undo(job)
             self.release()
+            if processed is not None and self.options.remember:
+                self._remember(job)
             if processed is not None and job.warnings:
                 # a copy: the original belongs to pictures that are saved already
                 params = dict(getattr(processed, "extra_generation_params", None) or {})
                 processed.extra_generation_params = {**params, WARNING_KEY: " ".join(job.warnings)}
 
-    def release(self) -> None:
-        """Give the host its own VAE back now. Nothing happens when it has it."""
-        with self._lock:
-            installed, self._installed = self._installed, None
-            if installed is None:
-                return
-            if was_written(installed):
-                self.cache.drop(installed.state)
-            remove(installed)
+    def finish_pictures(self, p: Any, pictures: list[Tensor]) -> list[Tensor]:
+        """`postprocess_batch_list`: the batch's pictures, float (3, H, W) in [0, 1], on their way to 8 bits."""
+        job: Job | None = getattr(p, "vae_manager_job", None)
+        if job is None:
+            return pictures
+        try:
+            return [rounded(picture) for picture in pictures] if job.watch.streamed else pictures
+        except Exception as error:
+            log.exception("VAE Manager could not finish the pictures; they are left as they are")
+            job.watch.warn(f"VAE Manager could not finish the picture ({error}); it was left as it is.")
+            return pictures
 
-    # --- what happens inside
+    def release(self) -> None:
+        """Give the host its own VAE and functions back now. Nothing happens when it has them."""
+        with self._lock:
+            self.stage.release()
+
+    # --- the decision
 
     def _start(self, p: Any, settings: PanelSettings) -> None:
+        tags, on = read_tags(p), settings.enabled or self.options.always
+        told_host = "sd_vae" in (getattr(p, "override_settings", None) or {}) and self.host.translates_sd_vae
+        if not (on or tags.asks or told_host):
+            for warning in tags.warnings:
+                p.comment(warning)
+            return
         self.release()
         model = self.host.current_model()
         if model is None:
             raise VaeManagerError("no model is loaded yet")
         own = self.host.loaded_vae(model)
-        wishes = Wishes(settings.vae, f"the WebUI's own choice: {own.name if own else 'the baked VAE'}")
-        decision = choose(wishes, self.files())
-        warnings = [*settings.warnings, *decision.warnings]
-        sha256 = None
-        try:
-            if decision.vae is not None:
-                file = self._current(decision.vae)
-                decision, sha256 = replace(decision, vae=file), self._check(file, model)
-            self._apply(decision)
-        except VaeFileError as error:
-            message = f"{error.sentence(_name(decision))} The picture was made with the WebUI's own VAE."
-            log.warning(message)
-            warnings.append(message)
-            decision, sha256 = _refused(decision, message, wishes.host), None
-        if decision.kind == "host" and own is not None:
-            sha256 = self._hash_of(own)
-        job = Job(decision, tuple(warnings), sha256)
+        asked = Asked(
+            settings,
+            on,
+            "the X/Y/Z cell" if getattr(p, "vae_manager_cell", None) else "the panel",
+            self.host.job_vae(p, model),
+            self.host.standing_vae(model),
+            f"the WebUI's own choice: {own.name if own else 'the baked VAE'}",
+            self.options.allow_other_family,
+        )
+        job = Job(asked, self._watch(p), tags, own=own)
+        decisions = {name: self._decide(job, model, name) for name in dict.fromkeys(tags.names)}
+        for name in filter(None, tags.hires):
+            self._decide(job, model, name)
+        job.decision = decisions[tags.of(0)]
+        job.warnings += dict.fromkeys([*settings.warnings, *tags.warnings, *self._told(decisions.values())])
         self._adopt(p, job)
-        self._record(p, job, own)
+        self._hold(p, job)
+        self._record(p, job, decisions)
+        self.chooser.save()
+
+    def _decide(self, job: Job, model: Any, name: Name) -> Decision:
+        """The decision for one name, with files that can be used; kept for the job."""
+        path = self.host.checkpoint(model)
+        if (path, name) not in job.decisions:
+            checkpoint = self._checkpoint(model)
+            unusable: dict[str, str] = {}
+            while True:
+                asked = replace(job.asked, unusable=unusable)
+                decision = self.chooser.decide(asked, name, checkpoint, self.index())
+                refused = self._refused(job, decision, model)
+                if not refused:
+                    break
+                unusable.update(refused)
+            job.decisions[path, name] = self._as_host(job, decision)
+        return job.decisions[path, name]
+
+    def _checkpoint(self, model: Any) -> Checkpoint | None:
+        return self.chooser.checkpoint(self.host.checkpoint(model), self.host.checkpoint_name(model))
+
+    def _refused(self, job: Job, decision: Decision, model: Any) -> dict[str, str]:
+        """What loading the decision's files says against them, by path; empty where all is well."""
+        stage = self.host.first_stage(model)
+        for file in files_of(decision):
+            try:
+                job.hashes[file.path] = self.hashes.sha256(file)
+                if stage is not None and self._tiny_of(file, stage) is None:
+                    self.stage.ready(file, stage)
+            except VaeFileError as error:
+                return {str(file.path): str(error)}
+            except OSError as error:
+                return {str(file.path): f"it cannot be read: {error.strerror}"}
+        return {}
+
+    def _as_host(self, job: Job, decision: Decision) -> Decision:
+        """What the host has loaded itself need not be swapped."""
+        file = decision.vae
+        if job.own is None or file is None or file.path != job.own or decision.source not in ("job", "preference"):
+            return decision
+        return replace(decision, kind="host", vae=None)
+
+    @staticmethod
+    def _told(decisions: Any) -> list[str]:
+        """The decisions' warnings, each set with what was done instead."""
+        told: list[str] = []
+        for decision in decisions:
+            used = {"host": "the WebUI's own VAE", "baked": "the VAE baked into the checkpoint"}.get(decision.kind)
+            used = used or f"{decision.vae.name} ({decision.reason})"
+            told += decision.warnings
+            if decision.warnings:
+                told[-1] += f" The picture was made with {used}."
+        return told
+
+    def _watch(self, p: Any) -> coder.Watch:
+        def warn(text: str) -> None:
+            job: Job | None = getattr(p, "vae_manager_job", None)
+            if job is not None and text not in job.warnings:
+                job.warnings.append(text)
+                p.comment(text)
+
+        host = self.host
+        limit = self.options.memory_limit
+        return coder.Watch(host.interrupted, host.say, warn, host.free_memory, limit, wide=self._wide)
 
     def _adopt(self, p: Any, job: Job) -> None:
         """From here on p is the job whose VAE must be in place, until it is closed."""
         p.vae_manager_job = job
         self._job, self.last = (p, job), job
         for warning in job.warnings:
+            log.warning(warning)
             p.comment(warning)
         if not hasattr(p, "vae_manager_close"):
             p.vae_manager_close = close = p.close
@@ -199,28 +302,219 @@ class Session:
     def _fall_back(self, p: Any, message: str) -> None:
         """Something broke: the host's VAE, a comment, and no claim in the infotext."""
         self.release()
-        p.extra_generation_params.pop(KEY, None)
         old: Job | None = getattr(p, "vae_manager_job", None)
-        if old is not None and old.decision.kind != "host":
-            model = self.host.current_model()
-            own = self.host.loaded_vae(model) if model is not None else None
-            self.host.record(p, own.name if own else None, None)
+        for key in (KEY, "VAE", "VAE hash") if old is not None else (KEY,):
+            p.extra_generation_params.pop(key, None)
+        if old is not None:
+            self._undo(old)
+            if old.decision.kind != "host":
+                self.host.record(p, old.own.name if old.own else None, None)
         reason = "something failed"
         decision = Decision("host", "host", reason, trace=(Step("host", "chosen", reason),))
-        job = Job(decision, (*(old.warnings if old else ()), message))
+        job = Job(Asked(host=reason), self._watch(p), Tags(), decision=decision)
+        job.warnings += old.warnings if old else ()
         if old is None:
             self._adopt(p, job)
         else:
             p.vae_manager_job, self._job, self.last = job, (p, job), job
-            p.comment(message)
+        job.watch.warn(message)
 
-    @staticmethod
-    def _current(file: VaeFile) -> VaeFile:
-        """The file as it is now: it may have been replaced or deleted since it was listed."""
+    def _remember(self, job: Job) -> None:
+        """Keep the VAE that was used on request as the checkpoint's preset, unless the user saved another."""
+        model, decision = self.host.current_model(), job.decision
+        checkpoint = self._checkpoint(model) if model is not None else None
+        if checkpoint is None or decision.source != "panel" or decision.kind == "host":
+            return
+        name = decision.vae.name if decision.vae else BAKED
+        wish = VaeWish(name, job.hashes.get(decision.vae.path) if decision.vae else None)
         try:
-            return vae_file(file.path, file.name)
+            self.chooser.presets.remember(checkpoint, Preset(wish))
         except OSError as error:
-            raise VaeFileError("it is not there any more; refresh the list") from error
+            log.warning("What was used with %s could not be remembered: %s", checkpoint.name, error)
+
+    def _undo(self, job: Job | None) -> None:
+        while job and job.undo:
+            job.undo.pop()()
+
+    # --- the first stage
+
+    def _hold(self, p: Any, job: Job) -> None:
+        """Put our functions, and the VAE of the batch's first picture, into the model that is loaded now."""
+        model = self.host.current_model()
+        stage = self.host.first_stage(model) if model is not None else None
+        idle = not job.asked.on and all(d.kind == "host" for d in job.decisions.values())
+        if stage is None or (idle and not job.tags.asks):
+            self.release()
+            return
+        job.watch.tiler = self.host.tiler(stage)
+        if job.watch.tiler and (job.mode == "exact" or len(job.decisions) > 1):
+            job.undo.append(self.host.suspend_tiler())
+        if job.watch.tiler and job.mode in ("auto", "exact"):
+            what = "your choice 'exact' goes before it" if job.mode == "exact" else "its tiles decode this picture"
+            job.watch.warn(
+                f"{job.watch.tiler} is switched on: {what}. For exact pixels in little memory, switch it off."
+            )
+        self.stage.hold(
+            stage,
+            {
+                "decode": lambda inner, *a, **k: self._decode(inner, *a, **k),
+                "encode": lambda inner, *a, **k: self._encode(inner, *a, **k),
+                "decoder.forward": lambda inner, *a, **k: self._forward(True, inner, *a, **k),
+                "encoder.forward": lambda inner, *a, **k: self._forward(False, inner, *a, **k),
+            },
+        )
+        self._put(job, self._choice(p, job, "decode", self._first(p)))
+
+    def _choice(self, p: Any, job: Job, part: str, picture: int) -> Decision | Part:
+        model = self.host.current_model()
+        hires = bool(getattr(p, "is_hr_pass", False))
+        return job.choice(part, picture, hires, lambda name: self._decide(job, model, name))
+
+    def _put(self, job: Job, choice: Decision | Part) -> None:
+        """Have the first stage compute with the VAE chosen."""
+        if choice.kind == "host":
+            self.stage.put_back()
+        elif choice.vae is not None:
+            tiny = self._tiny_of(choice.vae, self.stage.module)
+            self.stage.put_back() if tiny else self.stage.use(choice.vae)
+        elif not self._has_baked(job, checkpoint := self.host.checkpoint(self.host.current_model())):
+            self.stage.use(vae_file(checkpoint))
+        else:
+            self.stage.put_back()
+
+    def _has_baked(self, job: Job, checkpoint: Path) -> bool:
+        """Whether the model holds the VAE that its checkpoint file holds.
+
+        The host's own books are not asked: some hosts lose the baked VAE without noticing. Only a pickle is taken at
+        the host's word, unless the baked VAE was asked for: looking into it means reading all of it.
+
+        Raises:
+            VaeFileError: the checkpoint has no VAE in it.
+        """
+        if checkpoint not in job.has_baked:
+            self.stage.put_back()
+            stage = self.stage.module
+            assert stage is not None
+            automatic = job.decision.source not in ("prompt", "panel", "job")
+            if job.own is None and automatic and checkpoint.suffix.lower() != ".safetensors":
+                job.has_baked[checkpoint] = True
+            else:
+                opened = open_tensors(checkpoint)
+                keys = detect_layout(opened.header).keys
+                found = same_weights(stage, lambda name: opened.fetch(keys[name]) if name in keys else None)
+                job.has_baked[checkpoint] = found
+        return job.has_baked[checkpoint]
+
+    # --- inside the host's decode and encode
+
+    def _begin_batch(self) -> None:
+        """The host begins to decode the current batch, in this thread."""
+        with self._lock:
+            if self._job is not None:
+                self.ensure()
+                self._batch = (threading.get_ident(), 0)
+
+    def _end_batch(self) -> None:
+        with self._lock:
+            self._batch = None
+
+    def _first(self, p: Any) -> int:
+        """The current batch's first picture, counted over the whole job."""
+        return int(getattr(p, "iteration", 0) or 0) * int(getattr(p, "batch_size", 1) or 1)
+
+    def _pictures(self, p: Any, count: int) -> list[int]:
+        """Which pictures the next `count` rows are. Previews, in their own thread, are shown as the first."""
+        first, last = self._first(p), self._first(p) + int(getattr(p, "batch_size", 1) or 1) - 1
+        if self._batch is None or self._batch[0] != threading.get_ident():
+            return [first] * count
+        done = self._batch[1]
+        self._batch = (self._batch[0], done + count)
+        return [min(first + done + row, last) for row in range(count)]
+
+    def _decode(self, inner: Any, z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Around the host's `first_stage.decode`: every picture with its own VAE."""
+        with self._lock:
+            if self._job is None:
+                return inner(z, *args, **kwargs)
+            p, job = self._job
+            choices = [self._choice(p, job, "decode", picture) for picture in self._pictures(p, z.shape[0])]
+            if all(_same(choice, choices[0]) for choice in choices):
+                return self._decode_with(job, choices[0], inner, z, *args, **kwargs)
+            rows = [self._decode_with(job, c, inner, z[i : i + 1], *args, **kwargs) for i, c in enumerate(choices)]
+            return torch.cat(rows)
+
+    def _decode_with(self, job: Job, choice: Decision | Part, inner: Any, z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        try:
+            self._put(job, choice)
+        except VaeFileError as error:
+            job.watch.warn(f"{error.sentence(_name(choice))} The WebUI's own VAE was used.")
+            self.stage.put_back()
+            return inner(z, *args, **kwargs)
+        if choice.vae is not None and (tiny := self._tiny_of(choice.vae, self.stage.module)):
+            return _decode_tiny(tiny, z, self._family())
+        return inner(z, *args, **kwargs)
+
+    def _encode(self, inner: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Around the host's `first_stage.encode`."""
+        with self._lock:
+            if self._job is not None:
+                p, job = self._job
+                choice = self._choice(p, job, "encode", self._first(p))
+                try:
+                    self._put(job, choice)
+                except VaeFileError as error:
+                    job.watch.warn(f"{error.sentence(_name(choice))} The WebUI's own VAE was used for encoding.")
+                    self.stage.put_back()
+            return inner(x, *args, **kwargs)
+
+    def _forward(self, decodes: bool, inner: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Around the `forward` of the decoder or encoder: in one piece or streamed."""
+        with self._lock:
+            stage = self.stage.module
+            if self._job is None or stage is None or args or kwargs or x.ndim != 4 or self._job[1].mode == "host":
+                return inner(x, *args, **kwargs)
+            job = self._job[1]
+            part = stage.get_submodule("decoder" if decodes else "encoder")
+            weights = self.stage.version or str(self.host.checkpoint(self.host.current_model()))
+            return coder.run(inner, part, x, decodes, job.mode, weights, job.watch)
+
+    # --- TAESD
+
+    def _tiny_of(self, file: VaeFile, stage: nn.Module | None) -> TinyAutoencoder | None:
+        """The tiny autoencoder of a file, ready for this first stage's device; None where the file is another kind.
+
+        Raises:
+            VaeFileError: it is a TAESD that cannot be loaded.
+        """
+        if file.version not in self._tiny:
+            is_tiny = detect_layout(open_tensors(file.path).header).name == "taesd"
+            self._tiny = {version: None for version, held in self._tiny.items() if held is None}
+            self._tiny[file.version] = _load_tiny(file) if is_tiny else None
+        tiny = self._tiny[file.version]
+        return tiny.to(next(stage.parameters()).device) if tiny is not None and stage is not None else tiny
+
+    def _family(self) -> str:
+        found = self._checkpoint(self.host.current_model())
+        return found.family if found else "unknown"
+
+    # --- the record
+
+    def _record(self, p: Any, job: Job, decisions: dict[Name, Decision]) -> None:
+        """Write into the infotext what decodes each picture."""
+        if job.own is not None:
+            job.hashes.setdefault(job.own, self._hash_of(job.own) or "")
+        prompts = list(getattr(p, "all_prompts", None) or [""])
+
+        def said(say: Any) -> Any:
+            return differing(job.tags, decisions, say, prompts)
+
+        line = said(lambda decision: write(job.recorded(decision)))
+        if line is not None:
+            p.extra_generation_params[KEY] = line
+        claims = any(job.recorded(decision).vae != AUTOMATIC for decision in decisions.values())
+        if not claims and not (job.own and job.hashes.get(job.own)):
+            return  # the host's own lines are right, or as right as anybody knows
+        self.host.record(p, said(lambda d: job.named(d)[0]), said(lambda d: job.named(d)[1]))
 
     def _hash_of(self, own: Path) -> str | None:
         """The sha256 of the host's own VAE, or None where its file cannot be read: then its line is left alone."""
@@ -229,84 +523,33 @@ class Session:
         except (OSError, VaeFileError):
             return None
 
-    def _check(self, file: VaeFile, model: Any) -> str:
-        """The file's sha256, once it is known to be of the model's family.
 
-        Raises:
-            VaeFileError: it is broken, or of another family.
-        """
-        found = report(file, self.hashes, digest=False)
-        family = self._family(self.host.checkpoint(model))
-        if not self.allow_other_family and "unknown" not in (family, found.family) and found.family != family:
-            raise VaeFileError(
-                f"it is made for {family_title(found.family)} ({found.evidence}), but the checkpoint "
-                f"{self.host.checkpoint(model).name} is {family_title(family)}"
-            )
-        assert found.sha256 is not None
-        return found.sha256
-
-    def _family(self, checkpoint: Path) -> str:
-        try:
-            return checkpoint_family(open_tensors(checkpoint).header)
-        except VaeFileError:
-            return "unknown"
-
-    def _apply(self, decision: Decision) -> None:
-        """Have the model that is loaded now compute with the VAE decided on."""
-        model = self.host.current_model()
-        module = self.host.first_stage(model) if model is not None else None
-        if module is None or decision.kind == "host":
-            self.release()
-            return
-        file = decision.vae or vae_file(self.host.checkpoint(model))
-        if self._installed is not None and self._installed_file == file.version and in_place(self._installed, module):
-            return
-        self.release()
-        if decision.vae is None and self._has_baked(module, file.path):
-            return
-        self._installed = install(module, self._state(file, module))
-        self._installed_file = file.version
-
-    def _state(self, file: VaeFile, module: nn.Module) -> Mapping[str, Tensor]:
-        dtype = next(module.parameters()).dtype
-
-        def load() -> Mapping[str, Tensor]:
-            with torch.inference_mode(False):
-                state, _ = load_kl_state(file, dtype)
-            check_fits(module, {name: tuple(tensor.shape) for name, tensor in state.items()})
-            return state
-
-        return self.cache.get((file.version, dtype), load)
-
-    def _has_baked(self, module: nn.Module, checkpoint: Path) -> bool:
-        """Whether the model holds the VAE that its checkpoint file holds.
-
-        The host's own books are not asked: some hosts lose the baked VAE without noticing.
-
-        Raises:
-            VaeFileError: the checkpoint has no VAE in it.
-        """
-        opened = open_tensors(checkpoint)
-        keys = detect_layout(opened.header).keys
-        return same_weights(module, lambda name: opened.fetch(keys[name]) if name in keys else None)
-
-    def _record(self, p: Any, job: Job, own: Path | None) -> None:
-        """Write into the infotext what decodes the picture."""
-        decision, short = job.decision, job.hash and job.hash[:SHORT_HASH]
-        if decision.kind == "host":
-            if own is not None and short:  # the host's own line may hold another file's hash
-                self.host.record(p, own.name, short)
-            return
-        self.host.record(p, decision.vae.path.name if decision.vae else None, short)
-        name = decision.vae.name if decision.vae else BAKED
-        p.extra_generation_params[KEY] = write(Recorded(name, short))
+def rounded(picture: Tensor) -> Tensor:
+    """The nearest 8-bit level of every value, as a float that comes out as that level also where a host truncates."""
+    return ((picture.float().clamp(0, 1) * 255).round() + 0.25) / 255
 
 
-def _name(decision: Decision) -> str:
-    return decision.vae.name if decision.vae else "The baked VAE"
+def _load_tiny(file: VaeFile) -> TinyAutoencoder:
+    with torch.inference_mode(False):
+        state = load_state(file, torch.float32)
+        tiny = build("taesd", state.tensors, state.norm_groups)
+    assert isinstance(tiny, TinyAutoencoder)
+    if tiny.decoder is None:
+        raise VaeFileError("it is the encoder of a TAESD alone; choose the file with its decoder")
+    return tiny
 
 
-def _refused(decision: Decision, message: str, host: str) -> Decision:
-    """The same decision with its choice refused: the host's own VAE is left in place."""
-    trace = tuple(replace(s, outcome="refused", detail=message) if s.outcome == "chosen" else s for s in decision.trace)
-    return Decision("host", "host", host, trace=(*trace, Step("host", "chosen", host)), warnings=decision.warnings)
+def _decode_tiny(tiny: TinyAutoencoder, z: Tensor, family: str) -> Tensor:
+    """Decode unscaled latents with a TAESD, which takes the diffusion model's own."""
+    space = FAMILIES[family]
+    scaled = (z.float() - space.shift_factor) * (space.scale_factor or 1.0)
+    with torch.no_grad():
+        return tiny.decode(scaled).to(z.dtype)
+
+
+def _same(one: Decision | Part, other: Decision | Part) -> bool:
+    return one.kind == other.kind and one.vae == other.vae
+
+
+def _name(choice: Decision | Part) -> str:
+    return choice.vae.name if choice.vae else "The baked VAE"

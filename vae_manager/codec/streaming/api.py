@@ -248,7 +248,7 @@ def _attempt(
     except NotFinite:
         return NotFinite()
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return MemoryError(str(error))
     return None
@@ -366,7 +366,7 @@ def _smaller(chain: Chain, plan: Plan, rows_only: bool) -> Plan:
     return found
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return (
         isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))

@@ -9,19 +9,26 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from vae_manager.library.files import Folder
+
+Said = str | None | Callable[..., str | None]
+"""A value of the infotext, or a function that the host calls for each picture with what it knows of it."""
 
 
 class Host:
     """A WebUI. Subclasses override where theirs differs; the defaults are A1111's."""
 
     name = "WebUI"
+    translates_sd_vae = False
+    """Whether an `sd_vae` for one job means nothing to the host itself, so that we have to see to it."""
 
     def current_model(self) -> Any | None:
         """The model that is loaded now, or None. Never loads one."""
@@ -44,6 +51,56 @@ class Host:
 
         return Path(sd_vae.loaded_vae_file) if sd_vae.loaded_vae_file else None
 
+    def checkpoint_name(self, model: Any) -> str:
+        """The checkpoint's path below the checkpoint folder."""
+        return str(model.sd_checkpoint_info.name).replace("\\", "/")
+
+    def job_vae(self, p: Any, model: Any) -> str | None:
+        """The VAE that the user told the host for this job: a path, a name, 'None' (the baked one) or 'Automatic'."""
+        wanted = (getattr(p, "override_settings", None) or {}).get("sd_vae")
+        return None if wanted is None else self._path_of(str(wanted))
+
+    def standing_vae(self, model: Any) -> str | None:
+        """The VAE of the host's settings, in the same words; None where it has no such setting."""
+        from modules import shared
+
+        by_flag = getattr(shared.cmd_opts, "vae_path", None)
+        return by_flag or self._path_of(str(getattr(shared.opts, "sd_vae", None) or "Automatic"))
+
+    @staticmethod
+    def _path_of(name: str) -> str:
+        """The file that the host itself means by a name of its list: its list keeps one of several of that name."""
+        from modules import sd_vae
+
+        return str(sd_vae.vae_dict.get(name, name))
+
+    def free_memory(self, device: torch.device) -> int | None:
+        """Bytes that the host's own memory manager would give; None: it has none, ask the driver."""
+        return None
+
+    def interrupted(self) -> bool:
+        """Whether the user has asked to stop or skip."""
+        from modules import shared
+
+        return bool(shared.state.interrupted or shared.state.skipped)
+
+    def say(self, line: str | None) -> None:
+        """Show a line in the page's progress bar; None takes it away."""
+        from modules import shared
+
+        shared.state.textinfo = line
+
+    def tiler(self, stage: nn.Module) -> str | None:
+        """Another tiler that is at work in this job, by name."""
+        forward = vars(getattr(stage, "decoder", stage)).get("forward")
+        forward = getattr(forward, "own", forward)  # below ours
+        kind = type(forward).__name__
+        return "Tiled VAE" if kind == "VAEHook" else None
+
+    def suspend_tiler(self) -> Callable[[], None]:
+        """Switch the host's own tiling off, where it would cut latents up before they reach us; returns the undoing."""
+        return lambda: None
+
     def vae_folders(self) -> tuple[Folder, ...]:
         """Where this WebUI's users keep VAEs: its VAE folder, `--vae-dir`, and beside the checkpoints."""
         from modules import paths, sd_models, shared
@@ -63,9 +120,12 @@ class Host:
 
         return Path(paths.data_path) / "vae-manager"
 
-    def record(self, p: Any, name: str | None, short_hash: str | None) -> None:
+    def record(self, p: Any, name: Said, short_hash: Said) -> None:
         """Have the infotext say which VAE file was used (None: the baked one)."""
-        p.sd_vae_name, p.sd_vae_hash = name, short_hash
+        if callable(name):  # these two override what stands on p, which goes into the API's answer as well
+            p.extra_generation_params.update({"VAE": name, "VAE hash": short_hash})
+        else:
+            p.sd_vae_name, p.sd_vae_hash = name, short_hash
 
     def clean_pasted(self, params: dict[str, Any]) -> None:
         """Take out of pasted values what the host would apply beside our own panel's choice."""
@@ -80,17 +140,29 @@ class Host:
         modules = (str(value) for key, value in params.items() if key.startswith("Module "))
         return next((name for name in modules if is_vae(name)), None)
 
-    def install_guards(self, release: Callable[[], None], ensure: Callable[[], None]) -> None:
-        """Wrap the host's functions that write into its first stage.
+    def install_guards(self, guards: Guards) -> None:
+        """Wrap the host's functions that write into its first stage, and the one that decodes a batch."""
+        from modules import processing, sd_models, sd_vae
 
-        `release` puts the host's own VAE back before it does, so that neither its weights nor ours are
-        written over; `ensure` puts ours in again when the model may be another.
-        """
-        from modules import sd_models, sd_vae
+        around(processing, "decode_latent_batch", before=guards.begin_batch, after=guards.end_batch)
+        release, ensure = guards.release, guards.ensure
 
         for module, function in ((sd_vae, "load_vae"), (sd_models, "load_model_weights")):
             around(module, function, before=release)
         around(sd_models, "reload_model_weights", after=ensure)
+
+
+@dataclass(frozen=True)
+class Guards:
+    """What the session wants to be called around the host's functions."""
+
+    release: Callable[[], None]
+    """Puts the host's own VAE back before it writes, so that neither its weights nor ours are written over."""
+    ensure: Callable[[], None]
+    """Puts ours in again when the model may be another."""
+    begin_batch: Callable[[], None]
+    """The pictures of the current batch are decoded next, in their order."""
+    end_batch: Callable[[], None]
 
 
 GUARDS = "_vae_manager_guards"
@@ -129,6 +201,15 @@ def around(
                 last()
 
     setattr(module, function, wrapper)
+
+
+def switched_off(module: ModuleType, name: str) -> Callable[[], None]:
+    """Set a module's switch to False; returns what sets it back."""
+    before = getattr(module, name, None)
+    if not before:
+        return lambda: None
+    setattr(module, name, False)
+    return lambda: setattr(module, name, before)
 
 
 def _paths(value: object) -> list[str]:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from vae_manager.webui.hosts.base import Host, around
+from vae_manager.webui.hosts.base import Guards, Host, Said, around, switched_off
+from vae_manager.webui.options import TRANSLATE_SD_VAE
 
 
 class Forge(Host):
@@ -17,6 +19,7 @@ class Forge(Host):
     share one first stage."""
 
     name = "Forge"
+    translates_sd_vae = True
 
     def first_stage(self, model: Any) -> nn.Module | None:
         return getattr(getattr(model.forge_objects, "vae", None), "first_stage_model", None)
@@ -28,13 +31,43 @@ class Forge(Host):
         modules = sd_models.model_data.forge_loading_parameters.get("additional_modules") or []
         return next((Path(path) for path in modules if self._has_vae(Path(path))), None)
 
-    def record(self, p: Any, name: str | None, short_hash: str | None) -> None:
+    def job_vae(self, p: Any, model: Any) -> str | None:
+        # `sd_vae` does nothing in Forge itself: neither as an override nor in the stock X/Y/Z axis
+        from modules import shared
+
+        override = (getattr(p, "override_settings", None) or {}).get("sd_vae")
+        if override is not None and getattr(shared.opts, TRANSLATE_SD_VAE, True):
+            return str(override)
+        own = self.loaded_vae(model)
+        return str(own) if own else None
+
+    def standing_vae(self, model: Any) -> str | None:
+        return None
+
+    def free_memory(self, device: torch.device) -> int | None:
+        from backend import memory_management
+
+        return int(memory_management.get_free_memory(device))
+
+    def tiler(self, stage: nn.Module) -> str | None:
+        from backend import memory_management
+
+        always = getattr(memory_management, "VAE_ALWAYS_TILED", False)
+        return "Forge's tiled VAE (Never OOM)" if always else super().tiler(stage)
+
+    def suspend_tiler(self) -> Callable[[], None]:
+        from backend import memory_management
+
+        return switched_off(memory_management, "VAE_ALWAYS_TILED")
+
+    def record(self, p: Any, name: Said, short_hash: Said) -> None:
         # Forge has commented these two lines of the infotext out. Where modules are loaded, a pasted "VAE" would
         # replace the whole list of them, text encoders included, so there only our own key tells.
         from modules import shared
 
         params = p.extra_generation_params
-        params.pop("VAE", None), params.pop("VAE hash", None)
+        for key in ("VAE", "VAE hash"):
+            params.pop(key, None)
         if name and not shared.opts.forge_additional_modules:
             params["VAE"], params["VAE hash"] = name, short_hash
 
@@ -50,12 +83,13 @@ class Forge(Host):
             return None
         return str(modules[0]) if is_vae(str(modules[0])) else None
 
-    def install_guards(self, release: Callable[[], None], ensure: Callable[[], None]) -> None:
+    def install_guards(self, guards: Guards) -> None:
         # Forge's sd_vae functions do nothing; Neo's write into the first stage
-        from modules import sd_vae
+        from modules import processing, sd_vae
 
+        around(processing, "decode_latent_batch", before=guards.begin_batch, after=guards.end_batch)
         for function in ("reload_vae_weights", "restore_vae_weights"):
-            around(sd_vae, function, before=release)
+            around(sd_vae, function, before=guards.release)
 
     @staticmethod
     def _has_vae(path: Path) -> bool:

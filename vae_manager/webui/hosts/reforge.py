@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
-from vae_manager.webui.hosts.base import Host, around
+from vae_manager.webui.hosts.base import Guards, Host, around, switched_off
 
 
 class ReForge(Host):
@@ -18,8 +19,24 @@ class ReForge(Host):
     def first_stage(self, model: Any) -> nn.Module | None:
         return getattr(getattr(model.forge_objects, "vae", None), "first_stage_model", None)
 
-    def install_guards(self, release: Callable[[], None], ensure: Callable[[], None]) -> None:
-        super().install_guards(release, ensure)
+    def free_memory(self, device: torch.device) -> int | None:
+        from ldm_patched.modules import model_management
+
+        return int(model_management.get_free_memory(device))
+
+    def tiler(self, stage: nn.Module) -> str | None:
+        from ldm_patched.modules import model_management
+
+        always = getattr(model_management, "VAE_ALWAYS_TILED", False)
+        return "the WebUI's tiled VAE (Never OOM)" if always else super().tiler(stage)
+
+    def suspend_tiler(self) -> Callable[[], None]:
+        from ldm_patched.modules import model_management
+
+        return switched_off(model_management, "VAE_ALWAYS_TILED")
+
+    def install_guards(self, guards: Guards) -> None:
+        super().install_guards(guards)
         from modules import sd_vae
 
-        around(sd_vae, "reload_vae_weights", before=release, after=ensure)
+        around(sd_vae, "reload_vae_weights", before=guards.release, after=guards.ensure)

@@ -1,0 +1,142 @@
+"""The host's first stage while a job of ours runs: our weights in it, our functions around its own.
+
+The module stays where it is. Its `Parameter` objects are exchanged (`codec.swap`), and four of its functions are
+wrapped: `decode` and `encode`, where the VAE of each picture is chosen, and the `forward` of its decoder and encoder,
+where a picture may be streamed instead. Everything around them (autocast, moving to the GPU and back, clamping) stays
+the host's. `release` takes all of it out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae_manager.codec.cache import StateCache
+from vae_manager.codec.swap import Installed, check_fits, in_place, install, remove, was_written
+from vae_manager.library.files import VaeFile
+from vae_manager.library.state import load_kl_state
+
+Around = Callable[..., Any]
+"""Called with the function it stands around, then that function's own arguments."""
+
+Version = tuple[str, int, int]
+
+
+class Hook:
+    """One function of one module, wrapped on the instance."""
+
+    def __init__(self, module: nn.Module, name: str, around: Around) -> None:
+        self.module, self.name, self.around = module, name, around
+        self.inner = getattr(module, name)
+        self.own = vars(module).get(name)
+        """What stood on the instance itself, such as medvram's wrapper or another tiler's; None: the class's own."""
+        self.active = True
+        vars(module)[name] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.around(self.inner, *args, **kwargs) if self.active else self.inner(*args, **kwargs)
+
+    @property
+    def is_outermost(self) -> bool:
+        """Whether nobody has wrapped it since."""
+        return vars(self.module).get(self.name) is self
+
+    def remove(self) -> None:
+        """Give the function back. Where somebody has wrapped it since, ours stays below as a mere passage."""
+        self.active = False
+        if not self.is_outermost:
+            return
+        if self.own is None:
+            del vars(self.module)[self.name]
+        else:
+            vars(self.module)[self.name] = self.own
+
+
+class FirstStage:
+    """Owner of what is in the host's first stage."""
+
+    def __init__(self, cache: StateCache) -> None:
+        self.cache = cache
+        self.module: nn.Module | None = None
+        """The module that our functions are in; None where nothing of ours is anywhere."""
+        self._hooks: list[Hook] = []
+        self._installed: Installed | None = None
+        self.version: Version | None = None
+        """Which version of which file is in it; None: the host's own."""
+
+    @property
+    def swapped(self) -> bool:
+        """Whether the host computes with weights of ours at this moment."""
+        return self._installed is not None
+
+    def hold(self, module: nn.Module, hooks: Mapping[str, Around]) -> None:
+        """Wrap functions of the module, by their path ("decode", "decoder.forward"), once.
+
+        Where somebody else has wrapped one since, such as another tiler, ours goes around it anew.
+        """
+        if self.module is not module:
+            self.release()
+        elif all(hook.is_outermost for hook in self._hooks):
+            return
+        self._unhook()
+        self.module = module
+        for path, around in hooks.items():
+            parent, _, name = path.rpartition(".")
+            target = module.get_submodule(parent)
+            if callable(getattr(target, name, None)):
+                self._hooks.append(Hook(target, name, around))
+
+    def use(self, file: VaeFile | None) -> None:
+        """Have the module compute with the VAE of this file; with None, with the host's own.
+
+        Raises:
+            VaeFileError: it cannot be loaded, or does not fit; the host's own is in the module then.
+        """
+        assert self.module is not None, "hold() first"
+        if file is not None and self.version == file.version and self._is_in_place():
+            return
+        self.put_back()
+        if file is not None:
+            self._installed = install(self.module, self.ready(file, self.module))
+            self.version = file.version
+
+    def ready(self, file: VaeFile, module: nn.Module) -> Mapping[str, Tensor]:
+        """A VAE's tensors as this module needs them, from the cache or the file.
+
+        Raises:
+            VaeFileError: it cannot be loaded, or does not fit.
+        """
+        dtype = next(module.parameters()).dtype
+
+        def load() -> Mapping[str, Tensor]:
+            with torch.inference_mode(False):
+                state, _ = load_kl_state(file, dtype)
+            check_fits(module, {name: tuple(tensor.shape) for name, tensor in state.items()})
+            return state
+
+        return self.cache.get((file.version, dtype), load)
+
+    def put_back(self) -> None:
+        """The host's own weights again; our functions stay."""
+        installed, self._installed, self.version = self._installed, None, None
+        if installed is None:
+            return
+        if was_written(installed):
+            self.cache.drop(installed.state)
+        remove(installed)
+
+    def release(self) -> None:
+        """Take everything of ours out. Nothing happens where there is nothing."""
+        self.put_back()
+        self._unhook()
+        self.module = None
+
+    def _unhook(self) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def _is_in_place(self) -> bool:
+        return self._installed is not None and self.module is not None and in_place(self._installed, self.module)

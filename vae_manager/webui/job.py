@@ -1,0 +1,181 @@
+"""One picture job: what it asked for, what each of its pictures is given, and what its infotext says of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vae_manager.library.files import VaeFile
+from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision, Part
+from vae_manager.selection.prompt_tags import Tagged, refuse_vae_tag, take_vae_tag
+from vae_manager.webui.chooser import Asked
+from vae_manager.webui.coder import Watch
+from vae_manager.webui.infotext import SHORT_HASH, Recorded
+
+Name = str | None
+"""What a picture's prompt asks for."""
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What the prompts of a job ask for, picture by picture."""
+
+    names: tuple[Name, ...] = (None,)
+    hires: tuple[Name, ...] = ()
+    """What a hires prompt of its own asks for; empty where there is none."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def asks(self) -> bool:
+        return any(self.names) or any(self.hires)
+
+    def of(self, picture: int) -> Name:
+        return self.names[min(picture, len(self.names) - 1)]
+
+    def of_hires(self, picture: int) -> Name:
+        return self.hires[picture] if picture < len(self.hires) else None
+
+
+def read_tags(p: Any) -> Tags:
+    """The `<vae:NAME>` tags of all prompts of a job. Prompts are only read."""
+    prompts = list(getattr(p, "all_prompts", None) or [""])
+    hires = list(getattr(p, "all_hr_prompts", None) or []) if getattr(p, "enable_hr", False) else []
+    negative = list(getattr(p, "all_negative_prompts", None) or [])
+    found = {prompt: take_vae_tag(prompt) for prompt in {*prompts, *hires}}
+    warnings = [w for prompt in [*prompts, *hires] for w in found[prompt].warnings]
+    warnings += [w for prompt in dict.fromkeys(negative) for w in refuse_vae_tag(prompt).warnings]
+    own = [found[h].vae if h not in prompts[i : i + 1] else None for i, h in enumerate(hires)]
+    names = tuple(found[prompt].vae for prompt in prompts) or (None,)
+    return Tags(names, tuple(own) if any(own) else (), tuple(dict.fromkeys(warnings)))
+
+
+def strip_tags(p: Any) -> None:
+    """Take the tags out of the prompts of the batch that comes next: the model never sees them, the infotext does."""
+    for name, take in (("prompts", take_vae_tag), ("negative_prompts", refuse_vae_tag)):
+        prompts: list[str] = getattr(p, name, None) or []
+        for index, prompt in enumerate(prompts):
+            tagged: Tagged = take(prompt)
+            if tagged.prompt != prompt:
+                prompts[index] = tagged.prompt
+
+
+@dataclass
+class Job:
+    """What one processing object asked for and was given. The session alone changes it."""
+
+    asked: Asked
+    watch: Watch
+    tags: Tags = field(default_factory=Tags)
+    decisions: dict[tuple[Path, Name], Decision] = field(default_factory=dict)
+    """By checkpoint and by what the prompt asks for."""
+    decision: Decision = field(default_factory=lambda: Decision("host", "host", "nothing was decided yet"))
+    """Of the first picture, with the model that the job began with."""
+    hashes: dict[Path, str] = field(default_factory=dict)
+    """sha256 of the VAE files that were used, the host's own included."""
+    own: Path | None = None
+    """The VAE file that the host itself had loaded at the start."""
+    has_baked: dict[Path, bool] = field(default_factory=dict)
+    """By checkpoint: whether the host's first stage holds the VAE that is baked in."""
+    warnings: list[str] = field(default_factory=list)
+    undo: list[Callable[[], None]] = field(default_factory=list)
+    """What puts switches of the host back."""
+
+    @property
+    def mode(self) -> str:
+        """The decode mode: the panel's, or what a preset or rule says for this checkpoint."""
+        chosen = self.asked.settings.decode
+        return (self.decision.tiling or chosen) if chosen == "auto" else chosen
+
+    @property
+    def color(self) -> tuple[str, float]:
+        """The colour mode and its strength, likewise."""
+        settings = self.asked.settings
+        if settings.color != "off" or self.decision.color is None:
+            return settings.color, settings.color_strength
+        strength = self.decision.color_strength
+        return self.decision.color, settings.color_strength if strength is None else strength
+
+    def choice(self, part: str, picture: int, hires_pass: bool, decide: Callable[[Name], Decision]) -> Decision | Part:
+        """Which VAE one picture is decoded or encoded with in one pass.
+
+        Args:
+            part: 'decode' or 'encode'.
+            decide: the decision for what a prompt asks for, with the model of the moment.
+        """
+        decision = decide(self.tags.of(picture))
+        if part == "encode" and decision.encode is not None:
+            return decision.encode
+        if hires_pass:
+            name = self.tags.of_hires(picture)
+            return decide(name) if name else decision.hires or decision
+        return decision
+
+    def document(self) -> dict[str, Any]:
+        """For the REST interface."""
+        decision = self.decision
+        return {
+            "vae": decision.vae.name if decision.vae else None,
+            "kind": decision.kind,
+            "source": decision.source,
+            "reason": decision.reason,
+            "hash": self.short_hash(decision.vae.path if decision.vae else self.own),
+            "encode_vae": _named(decision.encode),
+            "hires_vae": _named(decision.hires),
+            "decode": self.mode,
+            "streamed": list(self.watch.streamed),
+            "warnings": list(self.warnings),
+            "advice": list(decision.advice),
+            "trace": [{"step": s.step, "outcome": s.outcome, "detail": s.detail} for s in decision.trace],
+        }
+
+    def short_hash(self, path: Path | None) -> str | None:
+        sha256 = self.hashes.get(path) if path else None
+        return sha256 and sha256[:SHORT_HASH]
+
+    def recorded(self, decision: Decision) -> Recorded:
+        """What the infotext says of a picture with this decision."""
+        color, strength = self.color
+        settings = Recorded(
+            encode_vae=_named(decision.encode) or SAME,
+            hires_vae=_named(decision.hires) or SAME,
+            decode=self.mode,
+            color=color,
+            color_strength=f"{strength:g}" if color != "off" else "1",
+        )
+        if decision.kind == "file" and decision.vae:
+            return replace(settings, vae=decision.vae.name, hash=self.short_hash(decision.vae.path))
+        automatic = decision.kind == "host" or (decision.source not in ("prompt", "panel", "job") and self.own is None)
+        return replace(settings, vae=AUTOMATIC if automatic else BAKED)
+
+    def named(self, decision: Decision) -> tuple[str | None, str | None]:
+        """File name and short hash for the infotext's own `VAE` lines; (None, None) for the baked one."""
+        file = decision.vae.path if decision.vae else self.own if decision.kind == "host" else None
+        return (file.name, self.short_hash(file)) if file else (None, None)
+
+
+def differing(
+    tags: Tags, decisions: Mapping[Name, Decision], say: Callable[[Decision], str | None], prompts: Sequence[str]
+) -> str | Callable[..., str | None] | None:
+    """A value of the infotext: one for all pictures, or a function that the host calls for each."""
+    said = {name: say(decision) for name, decision in decisions.items()}
+    if len(set(said.values())) == 1:
+        return said[tags.of(0)]
+
+    def for_picture(**known: Any) -> str | None:
+        # hosts index within the batch or within the job; the prompt at that place is the picture's own either way
+        own, index = known.get("all_prompts") or prompts, known.get("index") or 0
+        return said.get(take_vae_tag(own[min(index, len(own) - 1)]).vae)
+
+    return for_picture
+
+
+def files_of(decision: Decision) -> tuple[VaeFile, ...]:
+    """Every VAE file that a decision needs."""
+    parts = (decision, decision.encode, decision.hires)
+    return tuple(dict.fromkeys(part.vae for part in parts if part is not None and part.vae is not None))
+
+
+def _named(part: Part | None) -> str | None:
+    return None if part is None else part.vae.name if part.vae else BAKED

@@ -1,0 +1,64 @@
+"""The panel's buttons for presets: what a checkpoint is to get from now on."""
+
+from __future__ import annotations
+
+from vae_manager.errors import BadInputError
+from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME
+from vae_manager.selection.preset_file import Preset, VaeWish
+from vae_manager.webui.session import Session
+from vae_manager.webui.settings import PanelSettings
+
+_NOBODY = "No checkpoint is loaded yet; generate a picture first."
+
+
+def preset_of(settings: PanelSettings, session: Session) -> Preset:
+    """The panel's settings as a preset: VAEs by their hash where it is known, so that a renamed file is found.
+
+    Raises:
+        BadInputError: one of the names means no file.
+    """
+    return Preset(
+        _wish(settings.vae, session),
+        _wish(settings.encode_vae, session),
+        _wish(settings.hires_vae, session),
+        settings.decode if settings.decode != "auto" else None,
+        settings.color if settings.color != "off" else None,
+        settings.color_strength if settings.color != "off" else None,
+    )
+
+
+def save_preset(session: Session, settings: PanelSettings) -> str:
+    """Keep the settings with the checkpoint that is loaded; what was done, as a line."""
+    found = session.preview(settings)
+    if found is None:
+        return _NOBODY
+    checkpoint = found[0]
+    try:
+        session.chooser.presets.save(checkpoint, preset_of(settings, session))
+    except BadInputError as error:
+        return str(error)
+    except OSError as error:
+        return f"The preset could not be saved ({error.strerror}); the old one is untouched."
+    return f"Saved: {checkpoint.file.path.name} gets these settings from now on, with VAE on Automatic."
+
+
+def forget_preset(session: Session) -> str:
+    """Remove the preset of the checkpoint that is loaded; what was done, as a line."""
+    found = session.preview(PanelSettings(True))
+    if found is None:
+        return _NOBODY
+    checkpoint = found[0]
+    if session.chooser.presets.find(checkpoint) is None:
+        return f"Nothing is saved for {checkpoint.file.path.name}."
+    try:
+        session.chooser.presets.remove(checkpoint)
+    except OSError as error:
+        return f"The preset could not be removed ({error.strerror}); it is untouched."
+    return f"Forgotten: {checkpoint.file.path.name} is chosen for by rules and what is known of it again."
+
+
+def _wish(name: str, session: Session) -> VaeWish:
+    if name in (AUTOMATIC, BAKED, SAME):
+        return VaeWish(name)
+    file = session.index().find(name)
+    return VaeWish(file.name, session.hashes.peek(file))

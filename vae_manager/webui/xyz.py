@@ -1,0 +1,67 @@
+"""Our axes in the host's X/Y/Z plot: VAE, Hires VAE and Decode mode. A cell swaps, and never reloads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from vae_manager.errors import BadInputError
+from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME
+from vae_manager.webui.infotext import KEY
+from vae_manager.webui.settings import DECODE
+
+Names = Callable[[], Sequence[str]]
+
+
+def add_axes(scripts_data: Iterable[Any], names: Names, check: Callable[[str], object]) -> None:
+    """Add the axes to every X/Y/Z script that the host has loaded, once.
+
+    Args:
+        scripts_data: the host's list of loaded scripts.
+        names: the VAE files' names as of now.
+        check: raises BadInputError for a name that means no file.
+    """
+
+    def vaes(first: str) -> Callable[[], list[str]]:
+        return lambda: [first, BAKED, *names()]
+
+    def confirm(p: Any, values: Iterable[str]) -> None:
+        for value in values:
+            if value.casefold() not in (AUTOMATIC.casefold(), BAKED.casefold(), SAME):
+                _told(check, value)
+
+    def confirm_mode(p: Any, values: Iterable[str]) -> None:
+        wrong = next((value for value in values if value not in DECODE), None)
+        if wrong is not None:
+            raise RuntimeError(f"There is no decode mode {wrong!r:.40}; the modes are {', '.join(DECODE)}.")
+
+    for axes in _axis_lists(scripts_data):
+        if any(axis.label.startswith(f"[{KEY}]") for axis in axes):
+            continue
+        option = type(axes[0])
+        axes += [
+            option(f"[{KEY}] VAE", str, _set("vae"), confirm=confirm, choices=vaes(AUTOMATIC)),
+            option(f"[{KEY}] Hires VAE", str, _set("hires_vae"), confirm=confirm, choices=vaes(SAME)),
+            option(f"[{KEY}] Decode mode", str, _set("decode"), confirm=confirm_mode, choices=lambda: list(DECODE)),
+        ]
+
+
+def _axis_lists(scripts_data: Iterable[Any]) -> Iterable[list[Any]]:
+    for data in scripts_data:
+        if data.script_class.__module__ == "xyz_grid.py" and getattr(data.module, "axis_options", None):
+            yield data.module.axis_options
+
+
+def _set(name: str) -> Callable[[Any, str, Any], None]:
+    def apply(p: Any, value: str, values: Any) -> None:
+        # a new dict: the cells' processing objects are shallow copies of one another
+        p.vae_manager_cell = {**getattr(p, "vae_manager_cell", {}), name: value}
+
+    return apply
+
+
+def _told(check: Callable[[str], object], value: str) -> None:
+    try:
+        check(value)
+    except BadInputError as error:
+        raise RuntimeError(str(error)) from error
