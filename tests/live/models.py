@@ -40,6 +40,16 @@ def write_models(checkpoints: Path, vaes: Path) -> None:
         (checkpoints / f"{name}.yaml").write_text(json.dumps(_config()), encoding="utf-8")
 
 
+def write_taesd(path: Path) -> None:
+    """A TAESD decoder of the true shape, with random weights, in the layout of its author's files."""
+    from vae_manager.codec.taesd import TinyConfig, make_decoder
+
+    torch.manual_seed(5)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in make_decoder(TinyConfig()).state_dict().items()}, str(path)
+    )
+
+
 def _vae(seed: int, tint: tuple[float, float, float]) -> dict[str, Tensor]:
     state = _random(expected_shapes(KLConfig()), seed)
     state["decoder.conv_out.weight"] *= 0.35  # pixels spread by about 0.2 around the tint

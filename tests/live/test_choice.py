@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,7 +24,7 @@ def tints(pictures: Pictures) -> list[str]:
 
 def test_four_pictures_of_one_batch_each_with_its_own_vae(webui: WebUI, reference: Reference):
     prompts = ["a cat <vae:tint-red>", "a cat <vae:tint-green>", "<vae:tint-blue:1> a cat", "a cat <vae:Baked>"]
-    pictures = webui.generate(prompt=prompts, batch_size=4)
+    pictures = webui.generate(batch_size=4, fault="prompts:" + "|".join(prompts))
     assert tints(pictures)[:3] == ["red", "green", "blue"]
     texts = pictures.infotexts[-4:]
     for text, prompt, name in zip(texts, prompts, (RED, GREEN, BLUE, None), strict=True):
@@ -34,7 +35,7 @@ def test_four_pictures_of_one_batch_each_with_its_own_vae(webui: WebUI, referenc
         else:
             assert "vae=tint" not in text
     # the model never saw a tag: the same picture as with a plain prompt and the panel's choice
-    plain = webui.generate(prompt=["a cat"] * 4, batch_size=4, ours=[True, "tint-red"])
+    plain = webui.generate(batch_size=4, ours=[True, "tint-red"])
     assert same(Pictures(pictures.pixels[-4:-3], [], {}, 0), Pictures(plain.pixels[-4:-3], [], {}, 0), levels=1)
     assert identical(webui.generate(), reference.baked["txt2img"])
 
@@ -107,9 +108,9 @@ def test_xyz_over_vaes_reloads_nothing(webui: WebUI):
 
 
 def test_xyz_names_what_is_wrong(webui: WebUI):
-    with pytest.raises(Exception, match="500"):
+    with pytest.raises(urllib.error.HTTPError) as error:
         webui.generate(script_name="x/y/z plot", script_args=xyz(webui, "[VAE Manager] VAE", ["nope", RED]))
-    assert "There is no VAE 'nope'" in webui.log
+    assert "There is no VAE 'nope'" in error.value.read().decode()
 
 
 def xyz(webui: WebUI, axis: str, values: list[str]) -> list[object]:
@@ -153,12 +154,8 @@ def test_exact_with_seamless_tiling(webui: WebUI):
 
 
 def test_a_limit_that_nothing_fits_leaves_the_hosts_picture(webui: WebUI, reference: Reference):
-    """The smallest limit that the settings allow is ample for 64 pixels, so the picture is larger."""
-    webui.post("/sdapi/v1/options", {"vae_manager_memory_limit_mib": 1})
-    try:
-        pictures = webui.generate(ours=[{"vae": "Baked", "decode": "exact"}])
-    finally:
-        webui.post("/sdapi/v1/options", {"vae_manager_memory_limit_mib": 0})
+    limit = {"override_settings": {"vae_manager_memory_limit_mib": 1}}
+    pictures = webui.generate(ours=[{"vae": "Baked", "decode": "exact"}], **limit)
     assert same(pictures, reference.baked["txt2img"])
     assert "takes" in pictures.info["extra_generation_params"]["VAE Manager warning"]
 
@@ -166,3 +163,32 @@ def test_a_limit_that_nothing_fits_leaves_the_hosts_picture(webui: WebUI, refere
 def test_the_panels_picture_in_a_job_without_anything_of_ours_is_the_hosts(webui: WebUI, reference: Reference):
     pictures = webui.generate(ours=[True, "Automatic"])
     assert np.array_equal(pictures.pixels[0], reference.baked["txt2img"].pixels[0])
+
+
+def test_colour_goes_through_the_host(webui: WebUI, reference: Reference):
+    """Noise is neither pale nor black: it is left alone, and the infotext says only what was asked for."""
+    pictures = webui.generate(ours=[{"vae": "Baked", "color": "auto"}])
+    assert "color=auto" in pictures.infotexts[0]
+    decision = webui.get("/vae-manager/v1/decision")
+    assert decision["warnings"] == []
+    assert same(pictures, reference.baked["txt2img"]) or decision["colors"]
+    matched = webui.generate("img2img", ours=[{"vae": "Baked", "color": "match"}], **IMG2IMG)
+    assert "color=match" in matched.infotexts[0]
+    assert webui.get("/vae-manager/v1/decision")["warnings"] == []
+
+
+def test_tiny_autoencoder(webui: WebUI, reference: Reference):
+    from tests.live.models import write_taesd
+
+    write_taesd(webui.vaes / "taesd_decoder.safetensors")
+    try:
+        webui.get("/vae-manager/v1/vaes?refresh=true")
+        pictures = webui.generate(ours=[True, "taesd_decoder"])
+        assert pictures.info["extra_generation_params"].get("VAE Manager warning") is None
+        assert "vae=taesd_decoder.safetensors" in pictures.infotexts[0]
+        assert not same(pictures, reference.baked["txt2img"], levels=20)
+        assert webui.generate("img2img", ours=[True, "taesd_decoder"], **IMG2IMG).pixels[0].shape == (64, 64, 3)
+    finally:
+        (webui.vaes / "taesd_decoder.safetensors").unlink()
+        webui.get("/vae-manager/v1/vaes?refresh=true")
+    assert identical(webui.generate(), reference.baked["txt2img"])

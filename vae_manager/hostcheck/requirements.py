@@ -42,11 +42,19 @@ class Requirement:
 
 _BASE, _FORGE, _REFORGE = "webui/hosts/base.py", "webui/hosts/forge.py", "webui/hosts/reforge.py"
 _SESSION, _OPTIONS, _ENTRY = "webui/session.py", "webui/options.py", "scripts/vae_manager_webui.py"
+_JOB_FILE = "webui/job.py"
 
 _P = "modules.processing.StableDiffusionProcessing"
 _ARGUMENTS = ("modules/cmd_args.py", "modules/paths_internal.py")
 _MODEL_FILES = ("modules/sd_models.py", "modules_forge/forge_loader.py", "backend/diffusion_engine/base.py")
-_CALLBACKS = ("on_model_loaded", "on_script_unloaded", "on_infotext_pasted", "on_ui_settings", "on_app_started")
+_CALLBACKS = (
+    "on_before_ui",
+    "on_model_loaded",
+    "on_script_unloaded",
+    "on_infotext_pasted",
+    "on_ui_settings",
+    "on_app_started",
+)
 _ENCODER = ("conv_in", "down", "mid", "norm_out", "conv_out")
 _DECODER = ("conv_in", "mid", "up", "norm_out", "conv_out")
 _KL = ("encoder", "decoder", "quant_conv", "post_quant_conv")
@@ -236,6 +244,57 @@ _OWN_VAE = (
     ),
 )
 
+_MEMORY = (
+    Requirement(
+        "vae-list",
+        Symbol("modules.sd_vae.vae_dict"),
+        _BASE,
+        uses=("modules.sd_vae.vae_dict.get",),
+    ),
+    Requirement(
+        "standing-vae",
+        Text(("sd_vae",), ("modules/shared_options.py",)),
+        _BASE,
+        uses=("modules.shared.opts.sd_vae",),
+        hosts=LDM_STYLE,
+    ),
+    Requirement(
+        "vae-path",
+        Text(("--vae-path",), _ARGUMENTS),
+        _BASE,
+        uses=("modules.shared.cmd_opts.vae_path",),
+        without="there is no such flag to honour",
+    ),
+    Requirement(
+        "free-memory",
+        Symbol("backend.memory_management.get_free_memory"),
+        _FORGE,
+        uses=("backend.memory_management",),
+        hosts=(FORGE,),
+    ),
+    Requirement(
+        "always-tiled",
+        Symbol("backend.memory_management.VAE_ALWAYS_TILED"),
+        _FORGE,
+        hosts=(FORGE,),
+        without="its own tiling has no switch, so there is none to mind",
+    ),
+    Requirement(
+        "free-memory",
+        Symbol("ldm_patched.modules.model_management.get_free_memory"),
+        _REFORGE,
+        uses=("ldm_patched.modules.model_management",),
+        hosts=(REFORGE,),
+    ),
+    Requirement(
+        "always-tiled",
+        Symbol("ldm_patched.modules.model_management.VAE_ALWAYS_TILED"),
+        _REFORGE,
+        hosts=(REFORGE,),
+        without="its own tiling has no switch, so there is none to mind",
+    ),
+)
+
 _GUARDS = (
     Requirement("guard-load-vae", Symbol("modules.sd_vae.load_vae"), _BASE, hosts=LDM_STYLE),
     Requirement("guard-load-weights", Symbol("modules.sd_models.load_model_weights"), _BASE, hosts=LDM_STYLE),
@@ -283,6 +342,12 @@ _JOB = (
         _ENTRY,
         uses=("modules.scripts.Script.process_before_every_sampling",),
     ),
+    Requirement(
+        "hook-pictures",
+        Hook("postprocess_batch_list", keywords=True),
+        _ENTRY,
+        uses=("modules.scripts.Script.postprocess_batch_list",),
+    ),
     Requirement("hook-postprocess", Hook("postprocess"), _ENTRY, uses=("modules.scripts.Script.postprocess",)),
     Requirement(
         "before-process-first",
@@ -297,6 +362,77 @@ _JOB = (
             last_of="scripts",
         ),
         _SESSION,
+    ),
+    Requirement(
+        "decode-batch",
+        ThroughModule("modules.processing", ("decode_latent_batch",)),
+        _BASE,
+        uses=("modules.processing.decode_latent_batch",),
+    ),
+    Requirement(
+        "prompts",
+        Symbol(_P, members=("all_prompts", "all_negative_prompts", "prompts", "negative_prompts")),
+        _JOB_FILE,
+        uses=("p.all_prompts", "p.all_negative_prompts", "p.prompts", "p.negative_prompts"),
+    ),
+    Requirement(
+        "hires-prompts",
+        Symbol(f"{_P}Txt2Img", members=("enable_hr", "all_hr_prompts")),
+        _JOB_FILE,
+        uses=("p.enable_hr", "p.all_hr_prompts"),
+    ),
+    Requirement(
+        "hires-pass",
+        Symbol(f"{_P}Txt2Img", members=("is_hr_pass",)),
+        _SESSION,
+        uses=("p.is_hr_pass",),
+        without="the hires pass has the first pass's VAE",
+    ),
+    Requirement(
+        "batches",
+        Symbol(_P, members=("iteration", "batch_size")),
+        _SESSION,
+        uses=("p.iteration", "p.batch_size"),
+    ),
+    Requirement(
+        "img2img",
+        Symbol(f"{_P}Img2Img", members=("init_images", "image_mask", "paste_to")),
+        "webui/coloring.py",
+        uses=("p.init_images", "p.image_mask", "p.image_mask.convert", "p.paste_to"),
+        without="pictures are not held against the one that img2img began with",
+    ),
+    Requirement(
+        "latent-scale",
+        Symbol("ldm.models.diffusion.ddpm.DDPM", below=_LDM),
+        _BASE,
+        uses=("model.scale_factor",),
+        hosts=(A1111,),
+        without="a wrong latent scale is not noticed",
+    ),
+    Requirement(
+        "latent-scale",
+        Attribute("latent_format", ("modules_forge/forge_loader.py",)),
+        _REFORGE,
+        uses=(
+            "model.forge_objects.unet",
+            "model.forge_objects.unet.model",
+            "model.forge_objects.unet.model.model_config",
+            "model.forge_objects.unet.model.model_config.latent_format",
+            "model.forge_objects.unet.model.model_config.latent_format.scale_factor",
+        ),
+        hosts=(REFORGE,),
+    ),
+    Requirement("override-settings", Symbol(_P, members=("override_settings",)), _BASE, uses=("p.override_settings",)),
+    Requirement(
+        "interrupt",
+        Symbol("modules.shared_state.State", members=("interrupted", "skipped", "textinfo")),
+        _BASE,
+        uses=(
+            "modules.shared.state",
+            "modules.shared.state.interrupted",
+            "modules.shared.state.skipped",
+            "modules.shared.state.textinfo",
+        ),
     ),
     Requirement("comment", Symbol(f"{_P}.comment", call=(1, ())), _SESSION, uses=("p.comment",)),
     Requirement("close", Symbol(f"{_P}.close", call=(0, ())), _SESSION, uses=("p.close",)),
@@ -392,6 +528,19 @@ _PAGE = (
     ),
     Requirement("options", Symbol("modules.shared.opts"), _ENTRY),
     Requirement(
+        "extra-network",
+        Symbol("modules.extra_networks.ExtraNetwork", members=("activate", "deactivate")),
+        _ENTRY,
+        uses=("modules.extra_networks",),
+    ),
+    Requirement("register-network", Symbol("modules.extra_networks.register_extra_network", call=(1, ())), _ENTRY),
+    Requirement(
+        "loaded-scripts",
+        Symbol("modules.scripts.scripts_data"),
+        _ENTRY,
+        without="the X/Y/Z plot has no axes of ours",
+    ),
+    Requirement(
         "option-info",
         Symbol("modules.shared.OptionInfo", call=(4, ("section",))),
         _OPTIONS,
@@ -413,6 +562,7 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     *_MODEL,
     *_WEIGHTS,
     *_OWN_VAE,
+    *_MEMORY,
     *_GUARDS,
     *_JOB,
     *_INFOTEXT,

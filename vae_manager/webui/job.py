@@ -78,6 +78,8 @@ class Job:
     """The VAE file that the host itself had loaded at the start."""
     has_baked: dict[Path, bool] = field(default_factory=dict)
     """By checkpoint: whether the host's first stage holds the VAE that is baked in."""
+    colors: dict[int, str] = field(default_factory=dict)
+    """What was found wrong with a picture's colours, by its place in the job."""
     warnings: list[str] = field(default_factory=list)
     undo: list[Callable[[], None]] = field(default_factory=list)
     """What puts switches of the host back."""
@@ -125,6 +127,7 @@ class Job:
             "hires_vae": _named(decision.hires),
             "decode": self.mode,
             "streamed": list(self.watch.streamed),
+            "colors": {str(picture): said for picture, said in self.colors.items()},
             "warnings": list(self.warnings),
             "advice": list(decision.advice),
             "trace": [{"step": s.step, "outcome": s.outcome, "detail": s.detail} for s in decision.trace],

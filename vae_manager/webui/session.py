@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.preset_file import Preset, VaeWish
 from vae_manager.webui import coder
 from vae_manager.webui.chooser import Asked, Chooser
+from vae_manager.webui.coloring import Colors, Made, rescaled, said_of, vae_fault
 from vae_manager.webui.describe import describe_decision
 from vae_manager.webui.first_stage import FirstStage
 from vae_manager.webui.hosts.base import Guards, Host
@@ -42,6 +45,11 @@ from vae_manager.webui.options import Options
 from vae_manager.webui.settings import PanelSettings
 
 log = logging.getLogger("vae_manager")
+
+KEPT_LATENTS = 4
+
+COLOR_KEY = "VAE Manager color"
+"""The infotext's key for what was found wrong with a picture's colours, and what was done."""
 
 WARNING_KEY = "VAE Manager warning"
 """Under this key of the API's `info.extra_generation_params` stands what could not be done; never in a picture."""
@@ -56,6 +64,9 @@ class Session:
         """The settings as they were at the last job."""
         self.hashes = HashCache(host.data_folder() / "hashes.json")
         self.chooser = Chooser(host.data_folder(), self.hashes)
+        self.colors = Colors(host.data_folder())
+        self.latents: deque[tuple[Path, Tensor]] = deque(maxlen=KEPT_LATENTS)
+        """The last latents that were decoded, unscaled, with their checkpoint: for calibrating, never on disk."""
         self.stage = FirstStage(StateCache(self.options.cache_bytes))
         self.last: Job | None = None
         """The last job that was ours, for the panel and the REST interface."""
@@ -174,7 +185,7 @@ class Session:
         if job is None:
             return pictures
         try:
-            return [rounded(picture) for picture in pictures] if job.watch.streamed else pictures
+            return [self._finished(p, job, picture, index) for index, picture in enumerate(pictures)]
         except Exception as error:
             log.exception("VAE Manager could not finish the pictures; they are left as they are")
             job.watch.warn(f"VAE Manager could not finish the picture ({error}); it was left as it is.")
@@ -332,6 +343,24 @@ class Session:
         except OSError as error:
             log.warning("What was used with %s could not be remembered: %s", checkpoint.name, error)
 
+    def _finished(self, p: Any, job: Job, picture: Tensor, index: int) -> Tensor:
+        mode, strength = job.color
+        done = picture
+        if mode != "off" and not vars(p).get("_ad_inner"):  # ADetailer's parts are pasted into a finished whole
+            made = self._made_by(p, job, self._first(p) + index)
+            done, found = self.colors.finish(picture, made, mode, strength, p, index)
+            if said := said_of(found):
+                job.colors[self._first(p) + index] = said
+                log.info("Picture %d: %s", self._first(p) + index + 1, said)
+        return rounded(done) if job.watch.streamed or done is not picture else picture
+
+    def _made_by(self, p: Any, job: Job, picture: int) -> Made:
+        checkpoint = vae_file(self.host.checkpoint(self.host.current_model()))
+        choice = self._choice(p, job, "decode", picture)
+        own = vae_file(job.own) if choice.kind == "host" and job.own else None
+        vae = choice.vae or own or checkpoint
+        return Made(checkpoint.version, vae.version, vae_fault(job.hashes.get(vae.path)))
+
     def _undo(self, job: Job | None) -> None:
         while job and job.undo:
             job.undo.pop()()
@@ -422,6 +451,11 @@ class Session:
         """The current batch's first picture, counted over the whole job."""
         return int(getattr(p, "iteration", 0) or 0) * int(getattr(p, "batch_size", 1) or 1)
 
+    def _picture(self, p: Any, known: Mapping[str, Any]) -> int:
+        """Which picture an infotext is for: while a batch is saved hosts count within it, afterwards over the job."""
+        index = int(known.get("index") or 0)
+        return self._first(p) + index if known.get("all_prompts") is getattr(p, "prompts", None) else index
+
     def _pictures(self, p: Any, count: int) -> list[int]:
         """Which pictures the next `count` rows are. Previews, in their own thread, are shown as the first."""
         first, last = self._first(p), self._first(p) + int(getattr(p, "batch_size", 1) or 1) - 1
@@ -437,11 +471,27 @@ class Session:
             if self._job is None:
                 return inner(z, *args, **kwargs)
             p, job = self._job
+            if not vars(p).get("_ad_inner"):
+                kept = z[:1].detach().to("cpu", torch.float32)
+                self.latents.append((self.host.checkpoint(self.host.current_model()), kept))
+            z = self._scaled_right(job, z)
             choices = [self._choice(p, job, "decode", picture) for picture in self._pictures(p, z.shape[0])]
             if all(_same(choice, choices[0]) for choice in choices):
                 return self._decode_with(job, choices[0], inner, z, *args, **kwargs)
             rows = [self._decode_with(job, c, inner, z[i : i + 1], *args, **kwargs) for i, c in enumerate(choices)]
             return torch.cat(rows)
+
+    def _scaled_right(self, job: Job, z: Tensor) -> Tensor:
+        """Unscaled latents as the family's models mean them, where the host divides by another family's number."""
+        model, stage = self.host.current_model(), self.stage.module
+        if job.color[0] == "off" or stage is None:
+            return z
+        found = rescaled(self.host.scale_factor(model, stage), self._family())
+        if found is None:
+            return z
+        factor, fault = found
+        job.watch.warn(f"{fault.sentence}; it was decoded at the right one instead.")
+        return z * factor
 
     def _decode_with(self, job: Job, choice: Decision | Part, inner: Any, z: Tensor, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -511,6 +561,8 @@ class Session:
         line = said(lambda decision: write(job.recorded(decision)))
         if line is not None:
             p.extra_generation_params[KEY] = line
+        if job.color[0] != "off":
+            p.extra_generation_params[COLOR_KEY] = lambda **known: job.colors.get(self._picture(p, known))
         claims = any(job.recorded(decision).vae != AUTOMATIC for decision in decisions.values())
         if not claims and not (job.own and job.hashes.get(job.own)):
             return  # the host's own lines are right, or as right as anybody knows

@@ -78,6 +78,11 @@ class Host:
         """Bytes that the host's own memory manager would give; None: it has none, ask the driver."""
         return None
 
+    def scale_factor(self, model: Any, stage: nn.Module) -> float | None:
+        """What the host divides latents by before it decodes them."""
+        found = getattr(model, "scale_factor", None)
+        return None if found is None else float(found)
+
     def interrupted(self) -> bool:
         """Whether the user has asked to stop or skip."""
         from modules import shared

@@ -44,6 +44,11 @@ class Forge(Host):
     def standing_vae(self, model: Any) -> str | None:
         return None
 
+    def scale_factor(self, model: Any, stage: nn.Module) -> float | None:
+        held = getattr(stage, "latent_format", stage)  # Neo's has one
+        found = getattr(held, "scale_factor", getattr(held, "scaling_factor", None))
+        return float(found) if isinstance(found, (int, float)) else None
+
     def free_memory(self, device: torch.device) -> int | None:
         from backend import memory_management
 

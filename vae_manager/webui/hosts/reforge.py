@@ -19,6 +19,9 @@ class ReForge(Host):
     def first_stage(self, model: Any) -> nn.Module | None:
         return getattr(getattr(model.forge_objects, "vae", None), "first_stage_model", None)
 
+    def scale_factor(self, model: Any, stage: nn.Module) -> float | None:
+        return float(model.forge_objects.unet.model.model_config.latent_format.scale_factor)
+
     def free_memory(self, device: torch.device) -> int | None:
         from ldm_patched.modules import model_management
 

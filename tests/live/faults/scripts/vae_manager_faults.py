@@ -18,6 +18,10 @@ class Faults(scripts.Script):
     def ui(self, is_img2img):
         return [gr.Textbox(value="", visible=False, elem_id=f"vae_manager_faults_{is_img2img}")]
 
+    def before_process(self, p, mode="", *args):
+        if mode.startswith("prompts:"):  # several prompts in one batch, as wildcard extensions make them
+            p.prompt = mode.removeprefix("prompts:").split("|")
+
     def process_batch(self, p, mode="", **kwargs):
         if mode == "interrupt":
             shared.state.interrupt()
@@ -48,7 +52,7 @@ def ours_times(vae: str, repeats: int) -> list[float]:
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()
-        installed = install(module, ours._state(file, module))
+        installed = install(module, ours.stage.ready(file, module))
         remove(installed)
         times.append(time.perf_counter() - begin)
     return times
