@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import FLUX, make_state, make_vae
+from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.whole import decode
 from vae_manager.library.files import Folder
 from vae_manager.library.hashing import sha256_of
@@ -63,12 +64,21 @@ class OneModel(Host):
         return decode(self.model.first_stage_model, Z)
 
 
+class FirstStage(AutoencoderKL):
+    """A host's: ours has another name for `encode`."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return self.encode_moments(x)
+
+
 def load_model(path: Path, seed: int) -> SimpleNamespace:
     if not path.exists():
         state = {f"first_stage_model.{name}": tensor for name, tensor in make_state(seed=seed).items()}
         save_file({**state, "cond_stage_model.transformer.x": torch.zeros(1)}, str(path))
+    first_stage = make_vae(seed=seed)
+    first_stage.__class__ = FirstStage
     return SimpleNamespace(
-        first_stage_model=make_vae(seed=seed), sd_checkpoint_info=SimpleNamespace(filename=str(path), name=path.name)
+        first_stage_model=first_stage, sd_checkpoint_info=SimpleNamespace(filename=str(path), name=path.name)
     )
 
 
@@ -87,18 +97,6 @@ class Job:
 
     def close(self) -> None:
         self.closed += 1
-
-
-@pytest.fixture
-def host(tmp_path: Path, write_vae) -> OneModel:
-    write_vae("VAE/b.safetensors", seed=2)
-    write_vae("VAE/c.safetensors", seed=3)
-    return OneModel(tmp_path)
-
-
-@pytest.fixture
-def session(host: OneModel) -> Session:
-    return Session(host, Options(1 << 30))
 
 
 def start(session: Session, vae: str = "b", job: Job | None = None, enabled: bool = True) -> Job:

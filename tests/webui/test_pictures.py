@@ -1,0 +1,284 @@
+"""Every picture of a job with its own VAE, in each of its passes; rules and presets; and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.conftest import make_state, make_vae
+from tests.webui.test_session import Job, OneModel
+from vae_manager.codec.taesd import TinyConfig, make_decoder
+from vae_manager.codec.whole import decode
+from vae_manager.library.hashing import sha256_of
+from vae_manager.webui.infotext import KEY
+from vae_manager.webui.options import Options
+from vae_manager.webui.presets import forget_preset, save_preset
+from vae_manager.webui.session import COLOR_KEY, Session, rounded
+from vae_manager.webui.settings import PanelSettings
+
+Z = torch.linspace(-3, 3, 3 * 4 * 36).reshape(3, 4, 6, 6)
+
+
+def start(session: Session, prompts: list[str], settings: PanelSettings | None = None, **more: Any) -> Job:
+    job = Job()
+    vars(job).update(all_prompts=prompts, batch_size=len(prompts), iteration=0, **more)
+    session.begin(job)
+    session.start(job, settings or PanelSettings())
+    return job
+
+
+def decode_batch(session: Session, host: OneModel, z: Tensor = Z, at_once: bool = True) -> Tensor:
+    """As the hosts do: all rows in one call (Forge), or one by one (A1111), inside the batch's guard."""
+    guards, stage = session.guards(), host.model.first_stage_model
+    guards.begin_batch()
+    try:
+        with torch.no_grad():
+            return stage.decode(z) if at_once else torch.cat([stage.decode(row[None]) for row in z])
+    finally:
+        guards.end_batch()
+
+
+def by(seed: int, row: int) -> Tensor:
+    return decode(make_vae(seed=seed), Z[row : row + 1])
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_each_picture_of_a_batch_is_decoded_by_its_own_vae(session, host, at_once: bool):
+    before = host.pixels()
+    job = start(session, ["x <vae:b>", "x", "x <vae:c>"])
+    rows = decode_batch(session, host, at_once=at_once)
+    for row, seed in enumerate((2, 1, 3)):
+        assert torch.allclose(rows[row], by(seed, row)[0], atol=1e-5), row
+    line, name = job.extra_generation_params[KEY], job.extra_generation_params["VAE"]
+    assert line(all_prompts=job.all_prompts, index=0).startswith("vae=b.safetensors; hash=")
+    assert line(all_prompts=job.all_prompts, index=1) is None
+    assert name(all_prompts=job.all_prompts, index=2) == "c.safetensors"
+    session.finish(job)
+    assert torch.equal(host.pixels(), before)
+
+
+def test_the_second_batch_of_a_job(session, host):
+    job = start(session, ["x <vae:b>", "x <vae:b>", "x <vae:c>", "x <vae:b>"])
+    job.batch_size, job.iteration = 2, 1
+    rows = decode_batch(session, host, Z[:2])
+    assert torch.allclose(rows[0], by(3, 0)[0], atol=1e-5) and torch.allclose(rows[1], by(2, 1)[0], atol=1e-5)
+
+
+def test_a_tag_with_the_panel_closed_leaves_no_function_of_ours(session, host):
+    stage = host.model.first_stage_model
+    job = start(session, ["x <vae:b>"])
+    assert "decode" in vars(stage) and "forward" in vars(stage.decoder)
+    session.finish(job)
+    for module in (stage, stage.decoder, stage.encoder):
+        assert not {"decode", "encode", "forward"} & vars(module).keys()
+
+
+def test_a_refused_tag_with_the_panel_closed_is_the_webuis_own_picture(session, host):
+    before = host.pixels()
+    job = start(session, ["x <vae:nope>"])
+    assert torch.equal(host.pixels(), before)
+    assert "There is no VAE 'nope'" in job.comments[0] and "WebUI's own VAE" in job.comments[0]
+    assert KEY not in job.extra_generation_params
+
+
+def test_functions_that_somebody_else_put_there_stay(session, host):
+    """medvram's wrapper stands on the instance before us; another tiler may come after."""
+    stage = host.model.first_stage_model
+    inner = stage.decode
+    stage.decode = wrapper = lambda z: inner(z)
+    job = start(session, ["x <vae:b>"])
+    ours = vars(stage.decoder)["forward"]
+    later = stage.decoder.forward = lambda z: ours(z)
+    session.ensure(job)
+    assert torch.allclose(decode_batch(session, host, Z[:1]), by(2, 0), atol=1e-5)
+    session.finish(job)
+    assert vars(stage)["decode"] is wrapper and vars(stage.decoder)["forward"] is later
+    assert torch.equal(host.pixels(), decode(make_vae(seed=1), host_z()))
+
+
+def host_z() -> Tensor:
+    return torch.linspace(-3, 3, 4 * 36).reshape(1, 4, 6, 6)
+
+
+def test_a_preview_in_another_thread_does_not_count(session, host):
+    start(session, ["x <vae:b>", "x <vae:c>"])
+    stage, guards = host.model.first_stage_model, session.guards()
+    guards.begin_batch()
+    with torch.no_grad():
+        first = stage.decode(Z[:1])
+        preview = threading.Thread(target=lambda: stage.decode(Z[2:]))
+        preview.start()
+        preview.join()
+        second = stage.decode(Z[1:2])
+    guards.end_batch()
+    assert torch.allclose(first, by(2, 0), atol=1e-5) and torch.allclose(second, by(3, 1), atol=1e-5)
+
+
+def test_encode_and_hires_vae_may_differ(session, host):
+    picture = torch.rand(1, 3, 48, 48) * 2 - 1
+    settings = PanelSettings(True, "b", encode_vae="c", hires_vae="Baked")
+    job = start(session, ["x"], settings, is_hr_pass=False)
+    with torch.no_grad():
+        assert torch.equal(host.model.first_stage_model.encode(picture), make_vae(seed=3).encode_moments(picture))
+        assert torch.allclose(decode_batch(session, host, Z[:1]), by(2, 0), atol=1e-5)
+        job.is_hr_pass = True
+        assert torch.equal(host.model.first_stage_model.encode(picture), make_vae(seed=3).encode_moments(picture))
+        assert torch.allclose(decode_batch(session, host, Z[:1]), by(1, 0), atol=1e-5)
+    line = job.extra_generation_params[KEY]
+    assert "encode_vae=c.safetensors" in line and "hires_vae=Baked" in line
+
+
+def test_a_rule_decides_and_off_stays_off(session, host):
+    rules = host.data_folder() / "rules.json"
+    rules.parent.mkdir(exist_ok=True)
+    rules.write_text(json.dumps({"version": 1, "rules": [{"name": "mine", "when": {"name": "model*"}, "vae": "c"}]}))
+    before = host.pixels()
+    job = start(session, ["x"], PanelSettings(True))
+    assert torch.equal(host.pixels(), decode(make_vae(seed=3), host_z()))
+    assert session.last.document()["source"] == "rules" and "mine" in session.last.document()["reason"]
+    session.finish(job)
+    session.finish(start(session, ["x"], PanelSettings(False)))
+    assert torch.equal(host.pixels(), before)
+    session.obey(Options(1 << 30, always=True))
+    start(session, ["x"], PanelSettings(False))
+    assert torch.equal(host.pixels(), decode(make_vae(seed=3), host_z()))
+
+
+def test_a_preset_is_saved_used_renamed_and_forgotten(session, host):
+    assert "Saved" in save_preset(session, PanelSettings(True, "b", decode="exact"))
+    assert "b.safetensors" in session.automatic()
+    job = start(session, ["x"], PanelSettings(True))
+    assert (host.pixels() - decode(make_vae(seed=2), host_z())).abs().max() < 0.005 * 2 / 255
+    assert "decode=exact" in job.extra_generation_params[KEY]
+    session.finish(job)
+    assert "There is no VAE" in save_preset(session, PanelSettings(True, "nope"))
+    assert "Forgotten" in forget_preset(session) and "Nothing is saved" in forget_preset(session)
+    assert "baked" in session.automatic()
+
+
+def test_what_was_used_on_request_is_remembered_where_the_user_wants_that(session, host):
+    session.finish(start(session, ["x"], PanelSettings(True, "b")), SimpleNamespace(extra_generation_params={}))
+    assert "its baked VAE" in session.automatic()
+    session.obey(Options(1 << 30, remember=True))
+    session.finish(start(session, ["x"], PanelSettings(True, "c")), SimpleNamespace(extra_generation_params={}))
+    assert "c.safetensors" in session.automatic()
+
+
+def test_the_webuis_setting_counts_unless_it_is_of_another_family(session, host, write_vae):
+    host.setting = str(host.folder / "VAE" / "c.safetensors")
+    job = start(session, ["x"], PanelSettings(True))
+    assert torch.equal(host.pixels(), decode(make_vae(seed=3), host_z()))
+    session.finish(job)
+    write_vae("VAE/xl.safetensors", seed=4, scale_factor="0.13025")
+    session.files(refresh=True)
+    host.setting = str(host.folder / "VAE" / "xl.safetensors")
+    job = start(session, ["x"], PanelSettings(True))
+    assert torch.equal(host.pixels(), decode(make_vae(seed=1), host_z()))
+    assert "made for SDXL" in job.comments[0]
+
+
+def test_an_override_for_one_job_where_the_host_does_nothing_with_it(session, host):
+    job = start(session, ["x"], override_settings={"sd_vae": "c.safetensors"})
+    assert not session.swapped  # this host sees to it itself
+    session.finish(job)
+    host.translates_sd_vae = True
+    job = start(session, ["x"], override_settings={"sd_vae": "c.safetensors"})
+    assert torch.equal(host.pixels(), decode(make_vae(seed=3), host_z()))
+    session.finish(job)
+    start(session, ["x"], override_settings={"sd_vae": "Automatic"})
+    assert not session.swapped
+
+
+def test_another_checkpoint_in_mid_job_is_decided_afresh(session, host):
+    rules = host.data_folder() / "rules.json"
+    rules.parent.mkdir(exist_ok=True)
+    rules.write_text(json.dumps({"version": 1, "rules": [{"when": {"name": "second*"}, "vae": "c"}]}))
+    start(session, ["x"], PanelSettings(True))
+    assert not session.swapped
+    path = host.folder / "second.safetensors"
+    state = {f"first_stage_model.{name}": tensor for name, tensor in make_state(seed=7).items()}
+    save_file({**state, "cond_stage_model.transformer.x": torch.zeros(1)}, str(path))
+    info = SimpleNamespace(filename=str(path), name=path.name)
+    host.model = SimpleNamespace(first_stage_model=make_vae(seed=7), sd_checkpoint_info=info)
+    session.ensure()
+    assert torch.equal(host.pixels(), decode(make_vae(seed=3), host_z()))
+
+
+def test_a_tiny_autoencoder_decodes_and_the_hosts_own_encodes(session, host):
+    torch.manual_seed(0)
+    tiny = make_decoder(TinyConfig())
+    save_file(
+        {k: v.contiguous() for k, v in tiny.state_dict().items()},
+        str(host.folder / "VAE" / "taesd_decoder.safetensors"),
+    )
+    session.files(refresh=True)
+    job = start(session, ["x <vae:taesd_decoder>", "x <vae:b>"])
+    rows = decode_batch(session, host, Z[:2])
+    with torch.no_grad():
+        assert torch.allclose(rows[:1], tiny(Z[:1] * 0.18215) * 2 - 1, atol=1e-4)
+    assert torch.allclose(rows[1:], by(2, 1), atol=1e-5)
+    picture = torch.rand(1, 3, 48, 48) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(host.model.first_stage_model.encode(picture), make_vae(seed=1).encode_moments(picture))
+    assert job.sd_vae_hash == "host's"  # per picture, in the infotext's own parameters
+    sha256 = sha256_of(host.folder / "VAE" / "taesd_decoder.safetensors")
+    assert job.extra_generation_params["VAE hash"](all_prompts=job.all_prompts, index=0) == sha256[:10]
+
+
+def test_exact_pictures_are_rounded_and_others_are_left_alone(session, host):
+    pictures = [torch.rand(3, 48, 48)]
+    job = start(session, ["x"], PanelSettings(True, "b"))
+    assert session.finish_pictures(job, pictures)[0] is pictures[0]
+    session.finish(job)
+    job = start(session, ["x"], PanelSettings(True, "b", decode="exact"))
+    decode_batch(session, host, Z[:1])
+    (done,) = session.finish_pictures(job, pictures)
+    assert torch.equal((done * 255).to(torch.uint8), (pictures[0] * 255).round().to(torch.uint8))
+    assert torch.equal((rounded(done) * 255).to(torch.uint8), (done * 255).to(torch.uint8))
+
+
+def test_an_init_picture_that_shows_the_same_corrects_the_colours(session, host, tmp_path):
+    good = torch.from_numpy(photo()).permute(2, 0, 1).float() / 255
+    pale = good * 0.7 + 0.15
+    job = start(session, ["x"], PanelSettings(True, "b", color="match"), init_images=[Image.fromarray(photo())])
+    (done,) = session.finish_pictures(job, [pale])
+    assert (done - good).abs().mean() < 0.25 * (pale - good).abs().mean()
+    said = job.extra_generation_params[COLOR_KEY](all_prompts=job.all_prompts, index=0)
+    assert "washed out" in said and "corrected" in said
+    assert "color=match" in job.extra_generation_params[KEY]
+    (same,) = session.finish_pictures(job, [good])
+    assert (same - good).abs().max() <= 1 / 255
+
+
+def test_a_fault_in_the_colours_leaves_the_picture(session, host, monkeypatch):
+    monkeypatch.setattr(session.colors, "finish", lambda *a: 1 / 0)
+    job = start(session, ["x"], PanelSettings(True, "b", color="auto"))
+    pictures = [torch.rand(3, 48, 48)]
+    assert session.finish_pictures(job, pictures) is pictures
+    assert "left as it is" in job.comments[-1] or "left as it was" in job.comments[-1]
+
+
+def test_the_parts_that_adetailer_paints_are_left_alone(session, host):
+    pictures = [torch.full((3, 48, 48), 0.5)]
+    job = start(session, ["x"], PanelSettings(True, "b", color="auto"), _ad_inner=True)
+    assert (
+        session.finish_pictures(job, pictures)[0] is pictures[0]
+        and not job.extra_generation_params.get(COLOR_KEY, lambda **_: None)()
+    )
+
+
+def photo():
+    import numpy as np
+
+    from vae_manager.library.probe import PICTURES
+
+    path = sorted(PICTURES.glob("*.*"))[0]
+    return np.array(Image.open(path).convert("RGB").resize((256, 256)))
