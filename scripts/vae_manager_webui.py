@@ -6,7 +6,20 @@ import gradio as gr
 from modules import extra_networks, infotext_utils, script_callbacks, scripts, shared  # noqa: F401
 from modules.ui_components import InputAccordion, ToolButton
 
-from vae_manager.webui import api, describe, hosts, infotext, job, options, panel, paste, presets, settings, xyz
+from vae_manager.webui import (
+    api,
+    calibration,
+    describe,
+    hosts,
+    infotext,
+    job,
+    options,
+    panel,
+    paste,
+    presets,
+    settings,
+    xyz,
+)
 from vae_manager.webui.session import Session
 
 session = Session(hosts.current_host(), options.read_options(shared.opts))
@@ -31,6 +44,7 @@ class VaeManager(scripts.Script):
                 lambda choice: describe.describe_choice(choice, session.files(), session.hashes, session.automatic),
                 lambda values: presets.save_preset(session, values),
                 lambda: presets.forget_preset(session),
+                lambda values, reference: calibration.calibrate(session, values, reference),
             ),
         )
         self.infotext_fields = paste.fields(built, session)

@@ -41,6 +41,7 @@ with gr.Blocks() as page:
                 lambda choice: describe_choice(choice, files(), HashCache(None)),
                 lambda settings: f"saved {settings.vae} {settings.decode}",
                 lambda: "forgotten",
+                lambda settings, reference: f"calibrated {settings.vae} with {reference}",
             ),
         )
         for tab in ("txt2img", "img2img")

@@ -114,7 +114,7 @@ def values(page) -> str:
 
 
 def test_starts_off_on_automatic_with_every_file_in_the_list(page):
-    assert values(page) == "(False, 'Automatic')"
+    assert values(page) == "(False, 'Automatic', 'same', 'same', 'auto', 'off', 1)"
     page.locator("#vae_manager_txt2img_vae input").first.click()
     for name in ("Automatic", "Baked", "one.safetensors", "sub/flux.safetensors", "broken.safetensors"):
         option(page, name).wait_for()
@@ -124,7 +124,7 @@ def test_a_choice_is_described_and_reaches_the_job(page):
     choose(page, "one.safetensors")
     about(page, "A VAE of mine · for Stable Diffusion 1.x and 2.x · fp32")
     page.locator("#vae_manager_txt2img-checkbox input").check()
-    assert values(page) == "(True, 'one.safetensors')"
+    assert values(page) == "(True, 'one.safetensors', 'same', 'same', 'auto', 'off', 1)"
 
 
 def test_files_that_cannot_be_used_say_so_at_once(page):
@@ -146,3 +146,15 @@ def test_refresh_finds_a_new_file(page, page_url):
     page.wait_for_timeout(1500)
     page.locator("#vae_manager_txt2img_vae input").first.click()
     option(page, "new.safetensors").wait_for()
+
+
+def test_the_buttons_say_what_they_did(page):
+    choose(page, "one.safetensors")
+    about(page, "A VAE of mine")
+    page.click("#vae_manager_txt2img_decode label:has-text('exact')")
+    page.click("#vae_manager_txt2img_save")
+    about(page, "saved one.safetensors exact")
+    page.click("#vae_manager_txt2img_calibrate")
+    about(page, "calibrated one.safetensors with Baked")
+    page.click("#vae_manager_txt2img_forget")
+    about(page, "forgotten")

@@ -18,6 +18,7 @@ from tests.webui.test_session import Job, OneModel
 from vae_manager.codec.taesd import TinyConfig, make_decoder
 from vae_manager.codec.whole import decode
 from vae_manager.library.hashing import sha256_of
+from vae_manager.webui.calibration import calibrate
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.options import Options
 from vae_manager.webui.presets import forget_preset, save_preset
@@ -256,6 +257,24 @@ def test_an_init_picture_that_shows_the_same_corrects_the_colours(session, host,
     assert "color=match" in job.extra_generation_params[KEY]
     (same,) = session.finish_pictures(job, [good])
     assert (same - good).abs().max() <= 1 / 255
+
+
+def test_calibrating_on_the_last_pictures(session, host):
+    """b and b with its contrast halved: the map that is measured gives the contrast back."""
+    state = make_state(seed=2)
+    state["decoder.conv_out.weight"] *= 0.5
+    state["decoder.conv_out.bias"] *= 0.5
+    save_file(state, str(host.folder / "VAE" / "flat.safetensors"))
+    session.files(refresh=True)
+    assert "generate one" in calibrate(session, PanelSettings(True, "flat"), "b")
+    job = start(session, ["x"], PanelSettings(True, "flat", color="auto"))
+    pale = decode_batch(session, host, Z[:1])[0] / 2 + 0.5
+    said = calibrate(session, PanelSettings(True, "flat"), "b")
+    assert said.startswith("Calibrated on 1 pictures") and "residual 0." in said
+    (done,) = session.finish_pictures(job, [pale.clamp(0, 1)])
+    assert (done - (by(2, 0)[0] / 2 + 0.5).clamp(0, 1)).abs().max() < 1.5 / 255
+    assert "There is no VAE" in calibrate(session, PanelSettings(True, "flat"), "nope")
+    assert "choose another" in calibrate(session, PanelSettings(True, "flat"), "flat")
 
 
 def test_a_fault_in_the_colours_leaves_the_picture(session, host, monkeypatch):

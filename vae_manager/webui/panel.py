@@ -56,6 +56,8 @@ class Actions:
     """Keep these settings as the preset of the checkpoint that is loaded."""
     forget: Callable[[], str]
     """Remove that preset."""
+    calibrate: Callable[[PanelSettings, str], str]
+    """Measure the colours of the last pictures' VAE against a reference VAE, by name."""
 
 
 def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
@@ -92,24 +94,29 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
         with gr.Row():
             save = gr.Button("Save for this checkpoint", elem_id=named("save"))
             forget = gr.Button("Forget what is saved", elem_id=named("forget"))
+            reference = vae_list(BAKED, "Reference VAE for colours", "reference")
+            calibrate = gr.Button("Calibrate colours", elem_id=named("calibrate"))
     panel = Panel(enabled, vae, encode_vae, hires_vae, decode, color, strength)
-    for component in (*panel.arguments()[1:], refresh, about, save, forget):
+    for component in (*panel.arguments()[1:], refresh, about, save, forget, reference, calibrate):
         component.do_not_save_to_config = True  # the list of files changes; a saved value would go stale
 
     def refreshed() -> list[Any]:
         names = actions.names(True)
-        return [gr.update(choices=_choices(first, names)) for first in (AUTOMATIC, SAME, SAME)]
+        return [gr.update(choices=_choices(first, names)) for first in (AUTOMATIC, SAME, SAME, BAKED)]
 
     vae.change(lambda choice: _line(actions.describe(choice or AUTOMATIC)), [vae], [about], show_progress="hidden")
-    refresh.click(refreshed, [], [vae, encode_vae, hires_vae], show_progress="hidden")
+    refresh.click(refreshed, [], [vae, encode_vae, hires_vae, reference], show_progress="hidden")
     settings = panel.arguments()
     save.click(lambda *values: _line(actions.save(from_arguments(values))), settings, [about], show_progress="hidden")
     forget.click(lambda: _line(actions.forget()), [], [about], show_progress="hidden")
+    calibrate.click(
+        lambda other, *values: _line(actions.calibrate(from_arguments(values), other)), [reference, *settings], [about]
+    )
     return panel
 
 
 def _choices(first: str, names: Sequence[str]) -> list[str]:
-    return [first, BAKED, *names]
+    return list(dict.fromkeys([first, BAKED, *names]))
 
 
 def _line(text: str) -> str:

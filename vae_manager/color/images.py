@@ -1,0 +1,41 @@
+"""Pictures that are 8-bit already, as Pillow holds them: what can be seen of them, and their correction."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vae_manager.color.correct import correct_levels
+
+MID_GREY = (128, 128, 128, 255)
+"""What transparent pixels are laid on, so that they have no say."""
+
+
+def visible(image: Image.Image) -> Tensor:
+    """(3, H, W) float in [0, 1] of what can be seen of a picture of any 8-bit mode."""
+    rgb = image.convert("RGB")
+    if has_alpha(image):
+        rgba = image.convert("RGBA")
+        rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, MID_GREY), rgba).convert("RGB")
+    return levels(rgb).float() / 255
+
+
+def corrected(image: Image.Image, matrix: Tensor, strength: float = 1.0, seed: int = 0) -> Image.Image:
+    """The picture with a 3×4 applied, dithered by a seeded noise; its alpha stays as it is."""
+    out = correct_levels(levels(image.convert("RGB")), matrix, strength, seed)
+    result = Image.fromarray(out.permute(1, 2, 0).contiguous().numpy())
+    if has_alpha(image):
+        result.putalpha(image.convert("RGBA").getchannel("A"))
+    return result
+
+
+def levels(rgb: Image.Image) -> Tensor:
+    """uint8 (3, H, W) of an RGB picture."""
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Whether a picture has transparent pixels, in whatever way its mode says so."""
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info

@@ -1,0 +1,52 @@
+"""The panel's "Calibrate": hold the VAE of the last pictures against a reference VAE, on those pictures' latents."""
+
+from __future__ import annotations
+
+import torch
+
+from vae_manager.codec.build import Autoencoder, build
+from vae_manager.color.calibration import measure
+from vae_manager.errors import BadInputError, VaeFileError
+from vae_manager.library.files import VaeFile
+from vae_manager.library.state import load_state
+from vae_manager.selection.decision import BAKED
+from vae_manager.webui.coloring import Made
+from vae_manager.webui.session import Session
+from vae_manager.webui.settings import PanelSettings
+
+
+def calibrate(session: Session, settings: PanelSettings, reference: str) -> str:
+    """Measure and keep the map for the checkpoint that is loaded and the VAE of these settings; what was done."""
+    found = session.preview(settings)
+    if found is None:
+        return "No checkpoint is loaded yet; generate a picture first."
+    checkpoint, decision = found
+    latents = [z for path, z in session.latents if path == checkpoint.file.path]
+    if not latents:
+        return f"There is no picture of {checkpoint.file.path.name} to measure on yet; generate one with the panel on."
+    vae = decision.vae or checkpoint.file
+    try:
+        other = checkpoint.file if reference == BAKED else session.index().find(reference)
+        if other.path == vae.path:
+            return f"{other.name} is the VAE that decodes; choose another one as the reference."
+        matrix, residual = measure(_load(vae), _load(other), latents)
+        session.colors.calibrate(Made(checkpoint.file.version, vae.version), matrix)
+    except (BadInputError, VaeFileError) as error:
+        return str(error)
+    except OSError as error:
+        return f"The calibration could not be saved ({error.strerror})."
+    return (
+        f"Calibrated on {len(latents)} pictures: with Colour on auto, {checkpoint.file.path.name} gets the colours of "
+        f"{other.name} (median residual {residual * 255:.1f} of 255)."
+    )
+
+
+def _load(file: VaeFile) -> Autoencoder:
+    try:
+        with torch.inference_mode(False):
+            state = load_state(file, torch.float32)
+            if state.kind != "kl":
+                raise VaeFileError("it is no KL autoencoder, with which alone colours can be compared")
+            return build(state.kind, state.tensors, state.norm_groups)
+    except VaeFileError as error:
+        raise BadInputError(error.sentence(file.name)) from error
