@@ -9,7 +9,7 @@ from modules import scripts_postprocessing
 from modules.ui_components import InputAccordion
 
 from vae_manager.webui import extras
-from vae_manager.webui.session import COLOR_KEY
+from vae_manager.webui.record import COLOR_KEY
 
 log = logging.getLogger("vae_manager")
 

@@ -87,6 +87,7 @@ class WebUI:
         self.kind = kind_of(webui)
         self.process: subprocess.Popen[bytes] | None = None
         self.startup_seconds = 0.0
+        self._upscalers: set[str] | None = None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -170,6 +171,13 @@ class WebUI:
         images = [Image.open(io.BytesIO(base64.b64decode(image))) for image in answer["images"]]
         info = json.loads(answer["info"])
         return Pictures([np.asarray(i.convert("RGB")).astype(int) for i in images], info["infotexts"], info, seconds)
+
+    def has_upscaler(self, name: str | None) -> bool:
+        """Whether hires fix can be done with this upscaler here; None needs none."""
+        if self._upscalers is None:
+            listed = self.get("/sdapi/v1/upscalers") + self.get("/sdapi/v1/latent-upscale-modes")
+            self._upscalers = {entry["name"] for entry in listed}
+        return name is None or name in self._upscalers
 
     def dropdown_choices(self, element: str) -> list[str]:
         """The choices of a dropdown of the host's page, by its element's id."""

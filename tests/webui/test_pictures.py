@@ -22,7 +22,8 @@ from vae_manager.webui.calibration import calibrate
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.options import Options
 from vae_manager.webui.presets import forget_preset, save_preset
-from vae_manager.webui.session import COLOR_KEY, Session, rounded
+from vae_manager.webui.record import COLOR_KEY
+from vae_manager.webui.session import Session, rounded
 from vae_manager.webui.settings import PanelSettings
 
 Z = torch.linspace(-3, 3, 3 * 4 * 36).reshape(3, 4, 6, 6)

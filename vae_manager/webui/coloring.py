@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vae_manager.color.correct import correct
 from vae_manager.color.diagnose import Diagnosis, diagnose
+from vae_manager.color.drift import hold
 from vae_manager.color.faults import Fault, known_fault, scale_fault
 from vae_manager.color.session import ColorSession
 from vae_manager.color.statistics import statistics
@@ -103,9 +104,10 @@ class Colors:
                 reference.changed if reference else None,
                 pool,
             )
-        if not found.corrects:
-            return picture, found
-        return correct(picture, found.matrix, strength).to(picture.dtype), found
+        done = correct(picture, found.matrix, strength).to(picture.dtype) if found.corrects else picture
+        if reference is not None:  # a round trip through a VAE loses a little; ten of them show
+            done = hold(done, reference.pixels, reference.changed).to(picture.dtype)
+        return done, found
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,35 @@ def differing(
         return said.get(take_vae_tag(own[min(index, len(own) - 1)]).vae)
 
     return for_picture
+
+
+def first_picture(p: Any) -> int:
+    """The current batch's first picture, counted over the whole job."""
+    return int(getattr(p, "iteration", 0) or 0) * int(getattr(p, "batch_size", 1) or 1)
+
+
+def as_host(decision: Decision, own: Path | None) -> Decision:
+    """The decision, where the host itself has loaded the VAE that it is for: that need not be swapped."""
+    file = decision.vae
+    if own is None or file is None or file.path != own or decision.source not in ("job", "preference"):
+        return decision
+    return replace(decision, kind="host", vae=None)
+
+
+def told(decisions: Iterable[Decision]) -> list[str]:
+    """The decisions' warnings, each set with what was done instead."""
+    found: list[str] = []
+    for decision in decisions:
+        found += decision.warnings
+        if decision.warnings:
+            found[-1] += f" The picture was made with {_used(decision)}."
+    return found
+
+
+def _used(decision: Decision) -> str:
+    if decision.vae is not None:
+        return f"{decision.vae.name} ({decision.reason})"
+    return "the VAE baked into the checkpoint" if decision.kind == "baked" else "the WebUI's own VAE"
 
 
 def files_of(decision: Decision) -> tuple[VaeFile, ...]:

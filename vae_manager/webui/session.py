@@ -10,27 +10,22 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vae_manager.codec.build import build
 from vae_manager.codec.cache import StateCache
 from vae_manager.codec.swap import same_weights
-from vae_manager.codec.taesd import TinyAutoencoder
 from vae_manager.errors import VaeFileError, VaeManagerError
-from vae_manager.library.families import FAMILIES
 from vae_manager.library.files import VaeFile, find_vaes, vae_file
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.layouts import detect_layout
-from vae_manager.library.state import load_state
 from vae_manager.library.tensors import open_tensors
 from vae_manager.selection.checkpoint import Checkpoint
-from vae_manager.selection.decision import AUTOMATIC, BAKED, Decision, Part, Step
+from vae_manager.selection.decision import BAKED, Decision, Part, Step
 from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.preset_file import Preset, VaeWish
 from vae_manager.webui import coder
@@ -39,17 +34,16 @@ from vae_manager.webui.coloring import Colors, Made, rescaled, said_of, vae_faul
 from vae_manager.webui.describe import describe_decision
 from vae_manager.webui.first_stage import FirstStage
 from vae_manager.webui.hosts.base import Guards, Host
-from vae_manager.webui.infotext import KEY, write
-from vae_manager.webui.job import Job, Name, Tags, differing, files_of, read_tags
+from vae_manager.webui.infotext import KEY
+from vae_manager.webui.job import Job, Name, Tags, as_host, files_of, first_picture, read_tags, told
 from vae_manager.webui.options import Options
+from vae_manager.webui.record import record
 from vae_manager.webui.settings import PanelSettings
+from vae_manager.webui.tiny import Tinies, decode_tiny
 
 log = logging.getLogger("vae_manager")
 
 KEPT_LATENTS = 4
-
-COLOR_KEY = "VAE Manager color"
-"""The infotext's key for what was found wrong with a picture's colours, and what was done."""
 
 WARNING_KEY = "VAE Manager warning"
 """Under this key of the API's `info.extra_generation_params` stands what could not be done; never in a picture."""
@@ -71,8 +65,7 @@ class Session:
         self.last: Job | None = None
         """The last job that was ours, for the panel and the REST interface."""
         self._index: VaeIndex | None = None
-        self._tiny: dict[Any, TinyAutoencoder | None] = {}
-        """By file version: None for a file that is no TAESD; at most one autoencoder is kept."""
+        self.tinies = Tinies()
         self._wide: set[Any] = set()
         """The VAEs whose activations have overflowed half precision in this run of the WebUI."""
         self._job: tuple[Any, Job] | None = None
@@ -224,10 +217,12 @@ class Session:
         for name in filter(None, tags.hires):
             self._decide(job, model, name)
         job.decision = decisions[tags.of(0)]
-        job.warnings += dict.fromkeys([*settings.warnings, *tags.warnings, *self._told(decisions.values())])
+        job.warnings += dict.fromkeys([*settings.warnings, *tags.warnings, *told(decisions.values())])
         self._adopt(p, job)
         self._hold(p, job)
-        self._record(p, job, decisions)
+        if own is not None:
+            job.hashes.setdefault(own, self._hash_of(own) or "")
+        record(self.host, p, job, decisions)
         self.chooser.save()
 
     def _decide(self, job: Job, model: Any, name: Name) -> Decision:
@@ -243,7 +238,7 @@ class Session:
                 if not refused:
                     break
                 unusable.update(refused)
-            job.decisions[path, name] = self._as_host(job, decision)
+            job.decisions[path, name] = as_host(decision, job.own)
         return job.decisions[path, name]
 
     def _checkpoint(self, model: Any) -> Checkpoint | None:
@@ -255,7 +250,7 @@ class Session:
         for file in files_of(decision):
             try:
                 job.hashes[file.path] = self.hashes.sha256(file)
-                if stage is not None and self._tiny_of(file, stage) is None:
+                if stage is not None and self.tinies.of(file, stage) is None:
                     self.stage.ready(file, stage)
             except VaeFileError as error:
                 return {str(file.path): str(error)}
@@ -263,24 +258,12 @@ class Session:
                 return {str(file.path): f"it cannot be read: {error.strerror}"}
         return {}
 
-    def _as_host(self, job: Job, decision: Decision) -> Decision:
-        """What the host has loaded itself need not be swapped."""
-        file = decision.vae
-        if job.own is None or file is None or file.path != job.own or decision.source not in ("job", "preference"):
-            return decision
-        return replace(decision, kind="host", vae=None)
-
-    @staticmethod
-    def _told(decisions: Any) -> list[str]:
-        """The decisions' warnings, each set with what was done instead."""
-        told: list[str] = []
-        for decision in decisions:
-            used = {"host": "the WebUI's own VAE", "baked": "the VAE baked into the checkpoint"}.get(decision.kind)
-            used = used or f"{decision.vae.name} ({decision.reason})"
-            told += decision.warnings
-            if decision.warnings:
-                told[-1] += f" The picture was made with {used}."
-        return told
+    def _hash_of(self, own: Path) -> str | None:
+        """The sha256 of the host's own VAE, or None where its file cannot be read: then its line is left alone."""
+        try:
+            return self.hashes.sha256(vae_file(own))
+        except (OSError, VaeFileError):
+            return None
 
     def _watch(self, p: Any) -> coder.Watch:
         def warn(text: str) -> None:
@@ -347,11 +330,11 @@ class Session:
         mode, strength = job.color
         done = picture
         if mode != "off" and not vars(p).get("_ad_inner"):  # ADetailer's parts are pasted into a finished whole
-            made = self._made_by(p, job, self._first(p) + index)
+            made = self._made_by(p, job, first_picture(p) + index)
             done, found = self.colors.finish(picture, made, mode, strength, p, index)
             if said := said_of(found):
-                job.colors[self._first(p) + index] = said
-                log.info("Picture %d: %s", self._first(p) + index + 1, said)
+                job.colors[first_picture(p) + index] = said
+                log.info("Picture %d: %s", first_picture(p) + index + 1, said)
         return rounded(done) if job.watch.streamed or done is not picture else picture
 
     def _made_by(self, p: Any, job: Job, picture: int) -> Made:
@@ -392,7 +375,7 @@ class Session:
                 "encoder.forward": lambda inner, *a, **k: self._forward(False, inner, *a, **k),
             },
         )
-        self._put(job, self._choice(p, job, "decode", self._first(p)))
+        self._put(job, self._choice(p, job, "decode", first_picture(p)))
 
     def _choice(self, p: Any, job: Job, part: str, picture: int) -> Decision | Part:
         model = self.host.current_model()
@@ -404,7 +387,7 @@ class Session:
         if choice.kind == "host":
             self.stage.put_back()
         elif choice.vae is not None:
-            tiny = self._tiny_of(choice.vae, self.stage.module)
+            tiny = self.tinies.of(choice.vae, self.stage.module)
             self.stage.put_back() if tiny else self.stage.use(choice.vae)
         elif not self._has_baked(job, checkpoint := self.host.checkpoint(self.host.current_model())):
             self.stage.use(vae_file(checkpoint))
@@ -447,18 +430,9 @@ class Session:
         with self._lock:
             self._batch = None
 
-    def _first(self, p: Any) -> int:
-        """The current batch's first picture, counted over the whole job."""
-        return int(getattr(p, "iteration", 0) or 0) * int(getattr(p, "batch_size", 1) or 1)
-
-    def _picture(self, p: Any, known: Mapping[str, Any]) -> int:
-        """Which picture an infotext is for: while a batch is saved hosts count within it, afterwards over the job."""
-        index = int(known.get("index") or 0)
-        return self._first(p) + index if known.get("all_prompts") is getattr(p, "prompts", None) else index
-
     def _pictures(self, p: Any, count: int) -> list[int]:
         """Which pictures the next `count` rows are. Previews, in their own thread, are shown as the first."""
-        first, last = self._first(p), self._first(p) + int(getattr(p, "batch_size", 1) or 1) - 1
+        first, last = first_picture(p), first_picture(p) + int(getattr(p, "batch_size", 1) or 1) - 1
         if self._batch is None or self._batch[0] != threading.get_ident():
             return [first] * count
         done = self._batch[1]
@@ -471,15 +445,33 @@ class Session:
             if self._job is None:
                 return inner(z, *args, **kwargs)
             p, job = self._job
-            if not vars(p).get("_ad_inner"):
-                kept = z[:1].detach().to("cpu", torch.float32)
-                self.latents.append((self.host.checkpoint(self.host.current_model()), kept))
-            z = self._scaled_right(job, z)
-            choices = [self._choice(p, job, "decode", picture) for picture in self._pictures(p, z.shape[0])]
+            try:
+                self._keep(p, z)
+                z = self._scaled_right(job, z)
+                choices = [self._choice(p, job, "decode", picture) for picture in self._pictures(p, z.shape[0])]
+            except Exception as error:
+                self._own_from_here(job, error)
+                return inner(z, *args, **kwargs)
             if all(_same(choice, choices[0]) for choice in choices):
                 return self._decode_with(job, choices[0], inner, z, *args, **kwargs)
             rows = [self._decode_with(job, c, inner, z[i : i + 1], *args, **kwargs) for i, c in enumerate(choices)]
             return torch.cat(rows)
+
+    def _keep(self, p: Any, z: Tensor) -> None:
+        """Keep a latent for calibrating."""
+        if not vars(p).get("_ad_inner"):
+            kept = z[:1].detach().to("cpu", torch.float32, copy=True)
+            self.latents.append((self.host.checkpoint(self.host.current_model()), kept))
+
+    def _own_from_here(self, job: Job, error: Exception, choice: Decision | Part | None = None) -> None:
+        """Something of ours failed inside the host's decode or encode: its own VAE does it, and that is told."""
+        if isinstance(error, VaeFileError):
+            message = error.sentence(_name(choice or job.decision))
+        else:
+            log.error("VAE Manager failed", exc_info=error)
+            message = f"VAE Manager failed ({error})."
+        job.watch.warn(f"{message} The WebUI's own VAE was used.")
+        self.stage.put_back()
 
     def _scaled_right(self, job: Job, z: Tensor) -> Tensor:
         """Unscaled latents as the family's models mean them, where the host divides by another family's number."""
@@ -496,12 +488,10 @@ class Session:
     def _decode_with(self, job: Job, choice: Decision | Part, inner: Any, z: Tensor, *args: Any, **kwargs: Any) -> Any:
         try:
             self._put(job, choice)
-        except VaeFileError as error:
-            job.watch.warn(f"{error.sentence(_name(choice))} The WebUI's own VAE was used.")
-            self.stage.put_back()
-            return inner(z, *args, **kwargs)
-        if choice.vae is not None and (tiny := self._tiny_of(choice.vae, self.stage.module)):
-            return _decode_tiny(tiny, z, self._family())
+            if choice.vae is not None and (tiny := self.tinies.of(choice.vae, self.stage.module)):
+                return decode_tiny(tiny, z, self._family())
+        except Exception as error:
+            self._own_from_here(job, error, choice)
         return inner(z, *args, **kwargs)
 
     def _encode(self, inner: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -509,12 +499,12 @@ class Session:
         with self._lock:
             if self._job is not None:
                 p, job = self._job
-                choice = self._choice(p, job, "encode", self._first(p))
+                choice = None
                 try:
+                    choice = self._choice(p, job, "encode", first_picture(p))
                     self._put(job, choice)
-                except VaeFileError as error:
-                    job.watch.warn(f"{error.sentence(_name(choice))} The WebUI's own VAE was used for encoding.")
-                    self.stage.put_back()
+                except Exception as error:
+                    self._own_from_here(job, error, choice)
             return inner(x, *args, **kwargs)
 
     def _forward(self, decodes: bool, inner: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -528,75 +518,14 @@ class Session:
             weights = self.stage.version or str(self.host.checkpoint(self.host.current_model()))
             return coder.run(inner, part, x, decodes, job.mode, weights, job.watch)
 
-    # --- TAESD
-
-    def _tiny_of(self, file: VaeFile, stage: nn.Module | None) -> TinyAutoencoder | None:
-        """The tiny autoencoder of a file, ready for this first stage's device; None where the file is another kind.
-
-        Raises:
-            VaeFileError: it is a TAESD that cannot be loaded.
-        """
-        if file.version not in self._tiny:
-            is_tiny = detect_layout(open_tensors(file.path).header).name == "taesd"
-            self._tiny = {version: None for version, held in self._tiny.items() if held is None}
-            self._tiny[file.version] = _load_tiny(file) if is_tiny else None
-        tiny = self._tiny[file.version]
-        return tiny.to(next(stage.parameters()).device) if tiny is not None and stage is not None else tiny
-
     def _family(self) -> str:
         found = self._checkpoint(self.host.current_model())
         return found.family if found else "unknown"
-
-    # --- the record
-
-    def _record(self, p: Any, job: Job, decisions: dict[Name, Decision]) -> None:
-        """Write into the infotext what decodes each picture."""
-        if job.own is not None:
-            job.hashes.setdefault(job.own, self._hash_of(job.own) or "")
-        prompts = list(getattr(p, "all_prompts", None) or [""])
-
-        def said(say: Any) -> Any:
-            return differing(job.tags, decisions, say, prompts)
-
-        line = said(lambda decision: write(job.recorded(decision)))
-        if line is not None:
-            p.extra_generation_params[KEY] = line
-        if job.color[0] != "off":
-            p.extra_generation_params[COLOR_KEY] = lambda **known: job.colors.get(self._picture(p, known))
-        claims = any(job.recorded(decision).vae != AUTOMATIC for decision in decisions.values())
-        if not claims and not (job.own and job.hashes.get(job.own)):
-            return  # the host's own lines are right, or as right as anybody knows
-        self.host.record(p, said(lambda d: job.named(d)[0]), said(lambda d: job.named(d)[1]))
-
-    def _hash_of(self, own: Path) -> str | None:
-        """The sha256 of the host's own VAE, or None where its file cannot be read: then its line is left alone."""
-        try:
-            return self.hashes.sha256(vae_file(own))
-        except (OSError, VaeFileError):
-            return None
 
 
 def rounded(picture: Tensor) -> Tensor:
     """The nearest 8-bit level of every value, as a float that comes out as that level also where a host truncates."""
     return ((picture.float().clamp(0, 1) * 255).round() + 0.25) / 255
-
-
-def _load_tiny(file: VaeFile) -> TinyAutoencoder:
-    with torch.inference_mode(False):
-        state = load_state(file, torch.float32)
-        tiny = build("taesd", state.tensors, state.norm_groups)
-    assert isinstance(tiny, TinyAutoencoder)
-    if tiny.decoder is None:
-        raise VaeFileError("it is the encoder of a TAESD alone; choose the file with its decoder")
-    return tiny
-
-
-def _decode_tiny(tiny: TinyAutoencoder, z: Tensor, family: str) -> Tensor:
-    """Decode unscaled latents with a TAESD, which takes the diffusion model's own."""
-    space = FAMILIES[family]
-    scaled = (z.float() - space.shift_factor) * (space.scale_factor or 1.0)
-    with torch.no_grad():
-        return tiny.decode(scaled).to(z.dtype)
 
 
 def _same(one: Decision | Part, other: Decision | Part) -> bool:

@@ -1,0 +1,38 @@
+"""Write into a job's infotext what decodes each of its pictures, and what was found of their colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vae_manager.selection.decision import AUTOMATIC, Decision
+from vae_manager.webui.hosts.base import Host
+from vae_manager.webui.infotext import KEY, write
+from vae_manager.webui.job import Job, Name, differing, first_picture
+
+COLOR_KEY = "VAE Manager color"
+"""The infotext's key for what was found wrong with a picture's colours, and what was done."""
+
+
+def record(host: Host, p: Any, job: Job, decisions: Mapping[Name, Decision]) -> None:
+    """Fill the job's generation parameters. `decisions`: by what a prompt asks for."""
+    prompts = list(getattr(p, "all_prompts", None) or [""])
+
+    def said(say: Any) -> Any:
+        return differing(job.tags, decisions, say, prompts)
+
+    line = said(lambda decision: write(job.recorded(decision)))
+    if line is not None:
+        p.extra_generation_params[KEY] = line
+    if job.color[0] != "off":
+        p.extra_generation_params[COLOR_KEY] = lambda **known: job.colors.get(_picture(p, known))
+    claims = any(job.recorded(decision).vae != AUTOMATIC for decision in decisions.values())
+    if not claims and not (job.own and job.hashes.get(job.own)):
+        return  # the host's own lines are right, or as right as anybody knows
+    host.record(p, said(lambda decision: job.named(decision)[0]), said(lambda decision: job.named(decision)[1]))
+
+
+def _picture(p: Any, known: Mapping[str, Any]) -> int:
+    """Which picture an infotext is for: while a batch is saved hosts count within it, afterwards over the job."""
+    index = int(known.get("index") or 0)
+    return first_picture(p) + index if known.get("all_prompts") is getattr(p, "prompts", None) else index

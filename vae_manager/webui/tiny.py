@@ -1,0 +1,63 @@
+"""TAESD in a WebUI: it decodes beside the host's first stage, which goes on encoding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae_manager.codec.build import build
+from vae_manager.codec.taesd import TinyAutoencoder
+from vae_manager.errors import VaeFileError
+from vae_manager.library.families import FAMILIES
+from vae_manager.library.files import VaeFile
+from vae_manager.library.layouts import detect_layout
+from vae_manager.library.state import load_state
+from vae_manager.library.tensors import open_tensors
+
+
+class Tinies:
+    """The tiny autoencoder that was used last, ready; and which files are none."""
+
+    def __init__(self) -> None:
+        self._held: dict[Any, TinyAutoencoder | None] = {}
+        """By file version: None for a file that is no TAESD; at most one autoencoder is kept."""
+
+    def of(self, file: VaeFile, stage: nn.Module | None) -> TinyAutoencoder | None:
+        """The tiny autoencoder of a file, on the first stage's device; None where the file is another kind.
+
+        Raises:
+            VaeFileError: it is a TAESD that cannot be loaded.
+        """
+        if file.version not in self._held:
+            is_tiny = detect_layout(open_tensors(file.path).header).name == "taesd"
+            self._held = {version: None for version, held in self._held.items() if held is None}
+            self._held[file.version] = _load(file) if is_tiny else None
+        tiny = self._held[file.version]
+        return tiny.to(next(stage.parameters()).device) if tiny is not None and stage is not None else tiny
+
+
+def decode_tiny(tiny: TinyAutoencoder, z: Tensor, family: str) -> Tensor:
+    """Decode unscaled latents (N, C, h, w) of a family to pixels in about [-1, 1].
+
+    A TAESD takes the latents that the diffusion model works on, so they are scaled again.
+
+    Raises:
+        VaeFileError: the family's scale is not known.
+    """
+    space = FAMILIES.get(family)
+    if space is None or space.scale_factor is None:
+        raise VaeFileError("it needs to know how the checkpoint's latents are scaled, and its family is not known")
+    with torch.no_grad():
+        return tiny.decode((z.float() - space.shift_factor) * space.scale_factor).to(z.dtype)
+
+
+def _load(file: VaeFile) -> TinyAutoencoder:
+    with torch.inference_mode(False):
+        state = load_state(file, torch.float32)
+        tiny = build("taesd", state.tensors, state.norm_groups)
+    assert isinstance(tiny, TinyAutoencoder)
+    if tiny.decoder is None:
+        raise VaeFileError("it is the encoder of a TAESD alone; choose the file with its decoder")
+    return tiny
