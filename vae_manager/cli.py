@@ -68,6 +68,18 @@ def _command(name: str) -> Command:
         from vae_manager.commands.match import match
 
         return match
+    if name == "presets":
+        from vae_manager.commands.presets import presets
+
+        return presets
+    if name == "interpolate":
+        from vae_manager.commands.interpolate import interpolate_latents
+
+        return interpolate_latents
+    if name == "merge":
+        from vae_manager.commands.merge import merge
+
+        return merge
     from vae_manager.commands.demo import demo
 
     return demo
@@ -107,6 +119,26 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("-o", "--output", required=True, metavar="IMAGE")
     add.add_argument("--bits", type=int, choices=(8, 16), default=8, help="depth of a PNG")
     _codec_options(add)
+
+    add = command("interpolate", "latents on the way from one latent to another, both ends included")
+    add.add_argument("first", metavar="A")
+    add.add_argument("last", metavar="B")
+    add.add_argument("-o", "--output", required=True, help="a folder for numbered files, or one batch.safetensors")
+    add.add_argument("--steps", type=int, default=5, metavar="N")
+    add.add_argument("--method", choices=("linear", "spherical"), default="linear")
+
+    add = command("merge", "one VAE out of two of the same family: (1 - alpha) A + alpha B")
+    add.add_argument("first", metavar="A")
+    add.add_argument("second", metavar="B")
+    add.add_argument("--alpha", type=float, default=0.5, metavar="0…1", help="how much of B; default 0.5")
+    add.add_argument("-o", "--output", required=True, metavar="VAE.safetensors")
+
+    add = command("presets", "what is remembered for each checkpoint: list, export to or import from one file")
+    add.add_argument("--export", metavar="FILE", help="write all presets into one file")
+    add.add_argument("--import", dest="import_", metavar="FILE", help="take over the presets of an exported file")
+    add.add_argument("--import-cards", metavar="DIR", help="make presets of A1111's checkpoint cards below a folder")
+    add.add_argument("--replace", action="store_true", help="imported presets replace a checkpoint's own")
+    add.add_argument("--presets", metavar="FILE", help="default: presets.json in the user's folder")
 
     add = command("check-host", "does this WebUI have every symbol that the adapters use?")
     add.add_argument("webui", metavar="WEBUI_DIR")

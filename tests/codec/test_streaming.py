@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -131,6 +134,20 @@ def test_a_picture_that_overflows_all_the_same_is_computed_in_float32() -> None:
     assert result.report.dtype == torch.float32
     assert "overflowed float16" in result.report.retries[0]
     assert rows[-1].isfinite().all()
+
+
+def test_the_result_holds_what_a_wider_dtype_has_computed() -> None:
+    """The last layer overflows float16: the tensor that was made for float16 must not make that infinite again."""
+    vae = small_vae((8, 16), dtype=torch.float16, quant=False)
+    z = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(4)).half()
+    vae.decoder.conv_out.weight.mul_(1000.0)
+    vae.decoder.conv_out.bias.fill_(65000.0)
+    result = stream_decode(vae, z)
+    assert result.report.dtype == result.tensor.dtype == torch.float32
+    assert len(result.report.retries) == 1 and result.tensor.isfinite().all()
+    assert result.tensor.max() > torch.finfo(torch.float16).max
+    wide = vae.float().decode(z.float())
+    assert (result.tensor - wide).abs().max() / wide.abs().max() < 1e-2
 
 
 # --- the hosts' module trees
@@ -353,6 +370,34 @@ def test_out_of_memory_goes_on_in_the_next_mode(monkeypatch: pytest.MonkeyPatch)
     failures[0] = 100
     with pytest.raises(MemoryLimitError, match="smallest"):
         stream_decode(vae, z)
+
+
+OUT_OF_ADDRESS_SPACE = """
+import json, resource, sys
+import torch
+from tests.codec.streaming_vaes import small_vae
+from vae_manager.codec.streaming import plan_decode, stream_decode
+torch.set_num_threads(1)
+vae = small_vae((32, 32, 32, 32), dtype=torch.float32, attention=False)
+z = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(5))
+stream_decode(vae, z[..., :8, :8])
+plan = plan_decode(vae, z.shape, mode="A")
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + plan.peak_bytes // 2, resource.RLIM_INFINITY))
+result = stream_decode(vae, z, plan=plan)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+error = float((result.tensor - stream_decode(vae, z, plan=plan).tensor).abs().max())
+print(json.dumps([result.report.retries, result.report.mode, error]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+def test_a_real_allocation_failure_goes_on_in_a_smaller_mode() -> None:
+    done = subprocess.run([sys.executable, "-c", OUT_OF_ADDRESS_SPACE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    retries, mode, error = json.loads(done.stdout)
+    assert retries and retries[0].startswith("out of memory in mode A") and mode != "A"
+    assert error < 1e-4
 
 
 def test_other_errors_are_not_taken_for_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

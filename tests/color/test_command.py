@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from tests.color.test_diagnose import pale, picture
 from vae_manager.cli import main
+from vae_manager.codec.pictures import save_picture
 from vae_manager.color.correct import to_levels
+from vae_manager.commands.color import color_pictures
+from vae_manager.errors import BadInputError
 
 
 def image_of(v: torch.Tensor) -> Image.Image:
@@ -107,6 +111,32 @@ def test_other_modes(tmp_path, good, capsys, mode):
     source = tmp_path / "other.png"
     image_of(picture(2)).convert(mode).save(source)
     assert not run(capsys, source, "-o", tmp_path / "out")[0]["applied"]
+
+
+def test_several_processes_do_what_one_does(tmp_path):
+    """In order, with the bar on stderr; spawned processes, so the flag is given to the function as the parser will."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for seed in range(5):
+        image_of(pale(picture(seed))).save(folder / f"{seed}.png")
+    options = {"images": [str(folder)], "diagnose": False, "reference": str(folder / "0.png"), "session": True}
+    options |= {"strength": 1.0, "seed": 0}
+    one = color_pictures(Namespace(**options, output=str(tmp_path / "one"), jobs=1)).document
+    two = color_pictures(Namespace(**options, output=str(tmp_path / "two"), jobs=2)).document
+    assert [{**row, "output": None} for row in one] == [{**row, "output": None} for row in two]
+    for seed in range(5):
+        assert (tmp_path / "one" / f"{seed}.png").read_bytes() == (tmp_path / "two" / f"{seed}.png").read_bytes()
+    with pytest.raises(BadInputError, match="jobs"):
+        color_pictures(Namespace(**options, output=str(tmp_path / "no"), jobs=0))
+
+
+def test_sixteen_bits_and_floats_are_refused(tmp_path, capsys):
+    deep, grey, nan = tmp_path / "deep.png", tmp_path / "grey.png", tmp_path / "nan.tif"
+    save_picture(deep, picture(0)[None] * 2 - 1, bits=16)
+    Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(grey)
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(nan)
+    assert "16 bits" in refused(capsys, deep, "--diagnose")
+    assert "8-bit RGB" in refused(capsys, grey, "--diagnose") and "8-bit RGB" in refused(capsys, nan, "--diagnose")
 
 
 def test_refusals_are_one_sentence_and_write_nothing(tmp_path, good, capsys):

@@ -9,9 +9,9 @@ import torch
 
 from vae_manager.color.correct import correct
 from vae_manager.color.diagnose import diagnose
-from vae_manager.color.faults import known_fault, missing_fault, scale_fault, weights_fault
-from vae_manager.color.matrix import adjustment, affine, is_identity, stretch
-from vae_manager.color.pool import different, pooled_map
+from vae_manager.color.faults import examined_fault, known_fault, missing_fault, scale_fault, weights_fault
+from vae_manager.color.matrix import adjustment, affine, invert, is_identity, stretch
+from vae_manager.color.pool import different, pooled_map, too_strong
 from vae_manager.color.session import KEPT, ColorSession
 from vae_manager.color.statistics import statistics
 
@@ -117,6 +117,46 @@ def test_pool_finds_what_is_common_and_vetoes():
     assert len(different([statistics(pale(picture(0)))] * 8)) == 1
 
 
+def strong(v: torch.Tensor) -> torch.Tensor:
+    """A latent decoded at 1.4 times its scale: contrast and chroma around .41, clipped."""
+    return affine(v, stretch(0.41 - 0.41 / 1.4, 0.41 + 0.59 / 1.4)).clamp(0, 1)
+
+
+def test_too_strong_is_named_and_undone_where_something_shows_how():
+    v = picture(5) * 0.6 + 0.2
+    found = diagnose(strong(v), reference=v)
+    assert found.cause == "reference" and found.reason.startswith("too strong") and not found.washed_out
+    assert (correct(strong(v), found.matrix) - v).abs().mean() < 0.01
+    undo = invert(stretch(0.41 - 0.41 / 1.4, 0.41 + 0.59 / 1.4))
+    found = diagnose(strong(v), calibration=undo)
+    assert found.reason.startswith("too strong") and not found.washed_out
+    assert (correct(strong(v), found.matrix) - v).abs().max() < 1e-5
+    found = diagnose(strong(v), fault=scale_fault(0.13025, 0.18215, "SD1"))
+    assert found.cause == "wrong latent scale" and not found.corrects and "0.18215" in (found.remedy or "")
+
+
+def test_a_session_driven_beyond_black_and_white_is_named_and_not_touched():
+    pool = [statistics(strong(strong(picture(seed)))) for seed in range(10)]
+    found = diagnose(strong(strong(picture(0))), pool=pool)
+    assert found.cause == "session" and found.reason.startswith("too strong") and "scale" in (found.remedy or "")
+    assert not found.corrects and not found.washed_out
+    assert not too_strong([statistics(picture(seed)) for seed in range(10)])
+    assert not too_strong(pool[:7])  # too few
+
+
+def test_chroma_gain_comes_from_the_edge_of_the_gamut():
+    """Colours that touched the edge before the fault took a fifth of their chroma touch it again afterwards."""
+
+    def vivid(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        blocks = torch.rand(3, 24, 24, generator=generator) * (torch.rand(3, 24, 24, generator=generator) > 0.3)
+        return blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
+
+    faded = affine(vivid(30), stretch(-0.2, 1.1, 0.8))
+    fixed = correct(faded, pooled_map([statistics(affine(vivid(s), stretch(-0.2, 1.1, 0.8))) for s in range(9)]))
+    assert (fixed - vivid(30)).abs().mean() < 0.25 * (faded - vivid(30)).abs().mean()
+
+
 def test_session_is_kept_bounded_and_forgotten_with_its_files(tmp_path):
     path = tmp_path / "color" / "session.json"
     session = ColorSession(path)
@@ -140,6 +180,9 @@ def test_faults():
     assert scale_fault(0.13025, 0.13, "SDXL") is None
     assert scale_fault(0.13025, 0.18215, "SD1").sentence.startswith("too strong")
     assert missing_fault(["decoder.conv_out.weight"]) is None and missing_fault([]).cause == "missing VAE"
+    pale_vae = examined_fault(("it washes pictures out: of their contrast 70% comes back",))
+    assert pale_vae is not None and pale_vae.cause == "damaged VAE" and "70%" in pale_vae.sentence
+    assert examined_fault(()) is None
     assert known_fault("x", ["low-contrast"]).cause == "flat VAE" and known_fault("x", []) is None
     weight = {"decoder.conv_out.weight": torch.zeros(3, 8, 3, 3)}
     assert "zero" in weights_fault(weight).sentence

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from vae_manager.errors import VaeFileError
 from vae_manager.library.digest import WeightsDigest, state_digest, weights_digest
-from vae_manager.library.headers import Header, TensorInfo
+from vae_manager.library.headers import Header, TensorInfo, TensorTable
 from vae_manager.library.layouts import as_matrix, detect_layout, to_diffusers
 from vae_manager.library.tensors import TensorFile, open_tensors
 
@@ -46,7 +46,7 @@ def random_state(seed: int, dtype: torch.dtype = torch.float32) -> State:
 
 
 def in_memory(state: State) -> TensorFile:
-    header = Header({name: TensorInfo(NAMES[t.dtype], tuple(t.shape)) for name, t in state.items()})
+    header = Header(TensorTable((name, TensorInfo(NAMES[t.dtype], tuple(t.shape))) for name, t in state.items()))
     return TensorFile(Path("memory"), "pickle", header, state.__getitem__)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.selection.conftest import SD1, SDXL, SIXTEEN, World
+from vae_manager.errors import VaeFileError
+from vae_manager.library.state import load_state
 from vae_manager.selection.choose import Wishes, choose
 from vae_manager.selection.decision import BAKED, SAME, STEPS
 from vae_manager.selection.presets import Found, Preset, VaeWish
@@ -218,6 +221,56 @@ def test_a_vae_that_would_not_load_leaves_the_choice_to_the_next_step(world: Wor
     second = world.choose(path, **wishes, unusable={str(first.vae.path): "it was deleted meanwhile"})
     assert second.vae and second.vae.name == "b.safetensors"
     assert second.warnings == ("a cannot be used: it was deleted meanwhile.",)
+
+
+def test_a_vae_deleted_between_the_decision_and_its_loading(world: World):
+    """The decision names a file; loading says that it is gone; deciding again takes the next step's."""
+    vae = world.vae("a.safetensors")
+    world.vae("b.safetensors")
+    path, files = world.checkpoint("plain.safetensors"), world.files()
+    wishes = Wishes(checkpoint=world.open(path), panel="a", rules=rules(vae="b"))
+    decision = choose(wishes, files)
+    assert decision.vae and decision.vae.path == vae
+    vae.unlink()
+    with pytest.raises(VaeFileError, match="No such file") as failure:
+        load_state(decision.vae)
+    second = choose(replace(wishes, unusable={str(vae): str(failure.value)}), files)
+    assert second.vae and second.vae.name == "b.safetensors"
+    assert second.trace[1].outcome == "refused" and len(second.warnings) == 1
+
+
+def test_a_hash_of_the_file_that_was_there_before_counts_for_nothing(world: World):
+    """The hash cache is from another modification time: the file was replaced by one of the same size."""
+    path = world.vae("a.safetensors", seed=1)
+    old = world.hashes.sha256(world.files().find("a"))
+    time_before = path.stat().st_mtime_ns
+    size = path.stat().st_size
+    world.vae("a.safetensors", seed=2)
+    os.utime(path, ns=(time_before + 1_000_000, time_before + 1_000_000))
+    assert path.stat().st_size == size
+    files = world.files()
+    assert world.hashes.peek(files.files[0]) is None and files.with_hash(old) == []
+    assert world.hashes.sha256(files.files[0]) != old
+    wish = Found(Preset(VaeWish("gone.safetensors", old)), "its name")
+    decision = world.choose(world.checkpoint("plain.safetensors"), preset=wish)
+    assert decision.source == "baked" and "There is no VAE 'gone.safetensors'" in decision.warnings[0]
+
+
+def test_a_vae_of_exactly_the_checkpoints_name_wins_only_when_it_fits(world: World):
+    path = world.checkpoint("model.safetensors")
+    os.replace(world.vae("x.safetensors", metadata=SDXL), path.with_name("model.vae.safetensors"))
+    decision = world.choose(path)
+    assert decision.source == "baked" and "made for SDXL" in decision.warnings[0]
+
+
+def test_the_default_is_a_file_as_it_is_now(world: World):
+    """Replaced since it was listed: what it was is not what it is."""
+    world.vae("a.safetensors", metadata=SD1)
+    path, files = world.checkpoint("empty.safetensors", baked=False), world.files()
+    world.vae("a.safetensors", metadata=SDXL | {"more": "bytes"})
+    checkpoint = world.open(path)
+    checkpoint.cache.vae(files.files[0])
+    assert choose(Wishes(checkpoint=checkpoint), files).kind == "host"
 
 
 def test_a_renamed_vae_is_found_by_its_hash(world: World):

@@ -128,7 +128,7 @@ def test_bad_input_is_one_sentence(disk: World, run, tmp_path: Path, arguments: 
     assert said in err and err.count("\n") == 1
 
 
-def test_three_hundred_checkpoints_and_vaes_in_a_second(tmp_path: Path, run):
+def test_three_hundred_checkpoints_and_vaes_in_a_second(tmp_path: Path, run, capsys):
     """Sparse files of real size with true headers; processor time, because other work shares the computer."""
     vae = expected_shapes(KLConfig())
     unet = {f"model.diffusion_model.block.{number}.weight": (1280, 1280) for number in range(800)}
@@ -139,11 +139,15 @@ def test_three_hundred_checkpoints_and_vaes_in_a_second(tmp_path: Path, run):
         _sparse(tmp_path / "VAE" / f"vae-{number}.safetensors", vae, "F32")
     _sparse(tmp_path / "VAE" / "vae-ft-mse-840000-ema-pruned.safetensors", vae, "F32")
     arguments = ("--all", tmp_path / "models", "--vae-dir", tmp_path / "VAE", "--json")
+    begun = time.process_time()
+    assert main(["list", str(tmp_path / "VAE")]) == 0
+    assert time.process_time() - begun < 1.0, "listing, with nothing known before"
+    assert capsys.readouterr().out.count("fp32") == 301
     rows = run(*arguments)
     assert len(rows) == 300 and sum(row["source"] == "default" for row in rows) == 150
     begun = time.process_time()
     assert run(*arguments) == rows
-    assert time.process_time() - begun < 1.0
+    assert time.process_time() - begun < 1.0, "the dry run, once the headers are known"
 
 
 def _sparse(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str) -> None:

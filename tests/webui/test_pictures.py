@@ -273,7 +273,9 @@ def test_calibrating_on_the_last_pictures(session, host):
     said = calibrate(session, PanelSettings(True, "flat"), "b")
     assert said.startswith("Calibrated on 1 pictures") and "residual 0." in said
     (done,) = session.finish_pictures(job, [pale.clamp(0, 1)])
-    assert (done - (by(2, 0)[0] / 2 + 0.5).clamp(0, 1)).abs().max() < 1.5 / 255
+    good = by(2, 0)[0] / 2 + 0.5
+    inside = ((good > 0.01) & (good < 0.99)).all(0)  # outside, the gamut step has its say
+    assert inside.sum() > 1000 and (done - good)[:, inside].abs().max() < 5 / 255
     assert "There is no VAE" in calibrate(session, PanelSettings(True, "flat"), "nope")
     assert "choose another" in calibrate(session, PanelSettings(True, "flat"), "flat")
 

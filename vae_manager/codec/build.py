@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from vae_manager.codec.autoencoder import AutoencoderKL
-from vae_manager.codec.config import KLConfig
+from vae_manager.codec.config import KLConfig, compare_shapes
 from vae_manager.codec.litevae import LiteVAE, build_litevae
 from vae_manager.codec.taesd import TinyAutoencoder, build_taesd
-from vae_manager.errors import VaeFileError
 
 Autoencoder = AutoencoderKL | TinyAutoencoder | LiteVAE
 """What `build` returns: all have `config`, `encode_moments` and `decode`, on pictures in [-1, 1]."""
@@ -37,23 +36,8 @@ def expected_shapes(config: KLConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_shapes(config: KLConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Hold a file's canonical shapes against its configuration.
-
-    Extra tensors are allowed only where they are known to be of no use to decoding (nothing of ours reads
-    them); a missing or misshapen one would be filled with random numbers by a careless loader.
-
-    Raises:
-        VaeFileError: names the first tensor that is missing, misshapen or not understood.
-    """
-    expected = expected_shapes(config)
-    for name, shape in expected.items():
-        if name not in shapes:
-            raise VaeFileError(f"its tensor {name!r} is missing: the file is incomplete; fetch it again")
-        if tuple(shapes[name]) != shape:
-            raise VaeFileError(f"its tensor {name!r} has the shape {list(shapes[name])} instead of {list(shape)}")
-    extra = sorted(set(shapes) - set(expected))
-    if extra:
-        raise VaeFileError(f"it has a layer that is not known, {extra[0]!r}: this kind of VAE is not supported")
+    """Hold a file's canonical shapes against its configuration; see `compare_shapes`."""
+    compare_shapes(expected_shapes(config), shapes)
 
 
 def build_kl(state: Mapping[str, Tensor], norm_groups: int) -> AutoencoderKL:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vae_manager.codec.autoencoder import Decoder, ResnetBlock
-from vae_manager.codec.config import DEFAULT_NORM_GROUPS, KLConfig
+from vae_manager.codec.config import DEFAULT_NORM_GROUPS, KLConfig, compare_shapes
 from vae_manager.errors import VaeFileError
 
 Shape = tuple[int, ...]
@@ -412,16 +412,8 @@ def _check_fit(config: LiteConfig) -> None:
 
 def _check_shapes(config: LiteConfig, shapes: Mapping[str, Shape]) -> None:
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in LiteVAE(config).state_dict().items()}
-    for name in sorted(expected.keys() | shapes.keys()):
-        if name not in shapes:
-            raise VaeFileError(f"its tensor {name!r} is missing: the file is incomplete; fetch it again")
-        if name not in expected:
-            raise VaeFileError(f"it has a layer that is not known, {name!r}: this kind of LiteVAE is not supported")
-        if tuple(shapes[name]) != expected[name]:
-            raise VaeFileError(
-                f"its tensor {name!r} has the shape {list(shapes[name])} instead of {list(expected[name])}"
-            )
+        vae = LiteVAE(config)
+    compare_shapes({name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}, shapes)
 
 
 def _kernel(shapes: Mapping[str, Shape], name: str) -> Shape:

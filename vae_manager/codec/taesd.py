@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from vae_manager.codec.config import compare_shapes
 from vae_manager.errors import BadInputError, VaeFileError
 
 Shape = tuple[int, ...]
@@ -327,13 +328,4 @@ def _has_pool(shapes: Mapping[str, Shape]) -> bool:
 def _check_shapes(config: TinyConfig, shapes: Mapping[str, Shape], half: str) -> None:
     with torch.device("meta"):
         module = make_encoder(config) if half == "encoder" else make_decoder(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    for name in sorted(expected.keys() | shapes.keys()):
-        if name not in shapes:
-            raise VaeFileError(f"its {half}'s tensor {name!r} is missing: the file is incomplete; fetch it again")
-        if name not in expected:
-            raise VaeFileError(f"its {half} has a layer that is not known, {name!r}: this kind is not supported")
-        if tuple(shapes[name]) != expected[name]:
-            raise VaeFileError(
-                f"its {half}'s tensor {name!r} has the shape {list(shapes[name])} instead of {list(expected[name])}"
-            )
+    compare_shapes({name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}, shapes, f"its {half}'s")

@@ -81,7 +81,7 @@ def _match_all(args: argparse.Namespace) -> Result:
 
 def dry_run(matcher: Matcher, folder: Path) -> Iterator[Checkpoint]:
     """Every checkpoint below a folder, by its header alone; files that are something else are passed over."""
-    for path in _checkpoint_files(folder):
+    for path in checkpoint_files(folder):
         try:
             checkpoint = matcher.checkpoint(path, path.relative_to(folder).as_posix())
         except OSError:  # deleted between listing and looking
@@ -112,7 +112,8 @@ def _matcher(args: argparse.Namespace, folder: Path) -> Matcher:
     )
 
 
-def _checkpoint_files(folder: Path) -> Iterator[Path]:
+def checkpoint_files(folder: Path) -> Iterator[Path]:
+    """Model files below a folder that are not marked as VAEs, sorted, sub-folders included."""
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names, key=str.casefold):

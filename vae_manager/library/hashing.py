@@ -67,7 +67,11 @@ class HashCache:
         if known := self.peek(file):
             return known
         sha256 = sha256_of(file.path, progress)
-        if vae_file(file.path).version != file.version:
+        try:
+            changed = vae_file(file.path).version != file.version
+        except OSError as error:
+            raise VaeFileError("it was deleted while it was being read") from error
+        if changed:
             raise VaeFileError("it was changed while it was being read; try again when its download is finished")
         self._remember(str(file.path), [file.size, file.mtime_ns, sha256])
         return sha256

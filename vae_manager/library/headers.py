@@ -13,7 +13,9 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeGuard
 
 from vae_manager.errors import VaeFileError
 
@@ -28,12 +30,10 @@ DTYPE_BYTES = {
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a file: its safetensors dtype name, its shape, and where its bytes lie in the file."""
+    """One tensor of a file: its safetensors dtype name and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
-    start: int = 0
-    """First byte in the file, counted from the file's beginning (0 for pickles)."""
 
     @property
     def count(self) -> int:
@@ -44,11 +44,29 @@ class TensorInfo:
         return self.count * DTYPE_BYTES[self.dtype]
 
 
+class TensorTable(dict[str, TensorInfo]):
+    """A file's tensors by name; never changed once it is made.
+
+    Safetensors sorts a file's tensors, so that of a hundred checkpoints of one family most have the very same table.
+    Those share one object, which is equal to and hashed as nothing but itself: what is found out about a table is
+    cached by it (`functools.lru_cache`), and a folder of hundreds of files is listed at once.
+    """
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+
 @dataclass(frozen=True)
 class Header:
     """The tensors of a file by name, and the file's own metadata strings."""
 
-    tensors: Mapping[str, TensorInfo]
+    tensors: TensorTable
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -87,29 +105,57 @@ def os_reason(error: OSError) -> str:
 
 def _parse(raw: bytes, data_start: int, size: int) -> Header:
     try:
-        document = json.loads(raw)
-        metadata = {str(k): str(v) for k, v in (document.pop("__metadata__", None) or {}).items()}
-        tensors = {name: _tensor(name, entry, data_start) for name, entry in document.items()}
+        metadata, rest = _split(raw.decode().rstrip())  # padded to whole words
+        tensors, inner, data_bytes = _read_table(rest)
+        metadata = {str(k): str(v) for k, v in (metadata or inner or {}).items()}
     except VaeFileError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise VaeFileError("its header is not valid: the file is broken; fetch it again") from error
-    end = max((info.start + info.bytes for info in tensors.values()), default=data_start)
-    if end > size:
+    if (end := data_start + data_bytes) > size:
         missing = end - size
         raise VaeFileError(f"it is truncated: {missing} of its {end} bytes are missing; fetch it again")
     return Header(tensors, metadata)
 
 
-def _tensor(name: str, entry: Mapping[str, object], data_start: int) -> TensorInfo:
+_METADATA = '{"__metadata__":'
+_DECODER = json.JSONDecoder()
+
+
+def _split(text: str) -> tuple[dict[str, object] | None, str]:
+    """The metadata, where they come first as safetensors writes them, and the header without them."""
+    if not text.startswith(_METADATA):
+        return None, text
+    metadata, end = _DECODER.raw_decode(text, len(_METADATA))
+    if text[end : end + 1] not in (",", "}"):  # white space; the whole is read below
+        return None, text
+    return metadata, "{" + text[end:].removeprefix(",")
+
+
+@lru_cache(maxsize=32)
+def _read_table(text: str) -> tuple[TensorTable, dict[str, object] | None, int]:
+    """The tensors of a header, its metadata where they were left in it, and the bytes of all tensors."""
+    document = json.loads(text)
+    metadata = document.pop("__metadata__", None)
+    rows = {name: _tensor(name, entry) for name, entry in document.items()}
+    table = TensorTable((name, info) for name, (info, _) in rows.items())
+    return table, metadata, max((end for _, end in rows.values()), default=0)
+
+
+def _tensor(name: str, entry: Mapping[str, object]) -> tuple[TensorInfo, int]:
+    """A tensor, and the place after its last byte, counted from the end of the header."""
     dtype, shape, offsets = str(entry["dtype"]), entry["shape"], entry["data_offsets"]
     if dtype not in DTYPE_BYTES:
         raise VaeFileError(f"its tensor {name!r:.80} has the unknown type {dtype!r:.20}")
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+    if not _are_counts(shape):
         raise VaeFileError(f"its tensor {name!r:.80} has no valid shape")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in offsets):
+    if not _are_counts(offsets) or len(offsets) != 2:
         raise VaeFileError(f"its tensor {name!r:.80} has no valid place in the file")
-    info = TensorInfo(dtype, tuple(shape), data_start + offsets[0])
+    info = TensorInfo(dtype, tuple(shape))
     if offsets[1] - offsets[0] != info.bytes:
         raise VaeFileError(f"its tensor {name!r:.80} does not fill the place given for it: the file is broken")
-    return info
+    return info, offsets[1]
+
+
+def _are_counts(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)

@@ -10,7 +10,7 @@ Every problem is a clause without a full stop that begins with "it" or "its", as
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -22,11 +22,12 @@ from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.build import build_kl
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.errors import VaeFileError
+from vae_manager.library.digest import Progress
 from vae_manager.library.files import VaeFile
 from vae_manager.library.layouts import detect_layout
 from vae_manager.library.probe import SIDE, bundled_pictures
 from vae_manager.library.state import load_kl_state
-from vae_manager.library.tensors import open_tensors
+from vae_manager.library.tensors import TensorFile, open_tensors
 
 PALEST = 0.85
 """Contrast that a VAE must give back."""
@@ -52,17 +53,20 @@ class RoundTrip:
     """How well the line explains what came out, in dB, all three colours."""
 
 
-def examine(file: VaeFile, family: str = "unknown", thorough: bool = True) -> tuple[str, ...]:
+def examine(
+    file: VaeFile, family: str = "unknown", thorough: bool = True, progress: Progress | None = None
+) -> tuple[str, ...]:
     """What is wrong with a VAE file, or with the VAE baked into a checkpoint; empty when it is healthy.
 
-    `thorough` False looks at the weights only.
+    `thorough` False looks at the weights only. `progress` is called after each tensor with (done, total); what it
+    raises stops the work.
 
     Raises:
         VaeFileError: there is no VAE in it, or it cannot be read.
     """
     opened = open_tensors(file.path)
     layout = detect_layout(opened.header)
-    problems = weight_problems((name, opened.fetch(own)) for name, own in layout.keys.items())
+    problems = weight_problems(_told(opened, layout.keys, progress))
     if problems or not thorough or layout.name not in ("ldm", "diffusers"):
         return problems
     state, groups = load_kl_state(file, torch.float32)
@@ -107,6 +111,13 @@ def trip_problems(trip: RoundTrip, family: str = "unknown") -> tuple[str, ...]:
     if trip.contrast < PALEST:
         return (f"it washes pictures out: of their contrast {trip.contrast:.0%} comes back",)
     return ()
+
+
+def _told(opened: TensorFile, keys: Mapping[str, str], progress: Progress | None) -> Iterator[tuple[str, Tensor]]:
+    for done, (name, own) in enumerate(keys.items(), start=1):
+        yield name, opened.fetch(own)
+        if progress is not None:
+            progress(done, len(keys))
 
 
 def _problem(name: str, tensor: Tensor) -> str | None:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vae_manager.codec import litevae, taesd
 from vae_manager.codec.build import check_shapes
@@ -13,9 +14,9 @@ from vae_manager.codec.config import DEFAULT_NORM_GROUPS, KLConfig
 from vae_manager.errors import VaeFileError
 from vae_manager.library.families import FAMILIES
 from vae_manager.library.files import VaeFile
-from vae_manager.library.headers import Header
+from vae_manager.library.headers import Header, TensorTable
 from vae_manager.library.layouts import Layout, canonical_shapes, detect_layout
-from vae_manager.library.tensors import open_tensors
+from vae_manager.library.tensors import read_header
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ def identify(file: VaeFile) -> Identity:
     Raises:
         VaeFileError: it is no VAE, or cannot be read.
     """
-    opened = open_tensors(file.path)
-    layout = detect_layout(opened.header)
+    format_, header = read_header(file.path)
+    layout = detect_layout(header)
     if layout.name in ("taesd", "litevae", "wan"):
-        return _other(opened.format, opened.header, layout)
-    return _kl(opened.format, opened.header, layout)
+        return _other(format_, header, layout)
+    return _kl(format_, header, layout)
 
 
 def norm_groups_of(metadata: Mapping[str, str]) -> int:
@@ -65,14 +66,8 @@ def norm_groups_of(metadata: Mapping[str, str]) -> int:
 
 
 def _kl(format_: str, header: Header, layout: Layout) -> Identity:
-    shapes = canonical_shapes(header, layout)
     groups = norm_groups_of(header.metadata)
-    config = KLConfig.from_shapes(shapes, groups)
-    problems = []
-    try:
-        check_shapes(config, shapes)
-    except VaeFileError as error:
-        problems.append(str(error))
+    config, problems = kl_shape(header.tensors, groups)
     family, evidence = _family(config, header, layout)
     known = FAMILIES.get(family)
     scale = _number(header.metadata, "scale_factor")
@@ -85,12 +80,36 @@ def _kl(format_: str, header: Header, layout: Layout) -> Identity:
         latent_channels=config.latent_channels,
         scale_factor=scale if scale is not None else known and known.scale_factor,
         shift_factor=shift if shift is not None else known and known.shift_factor,
-        dtype=_dtype(header, layout),
-        parameters=_parameters(header, layout),
+        dtype=_dtype(header),
+        parameters=_parameters(header),
         norm_groups=groups,
         title=header.metadata.get("title"),
-        problems=tuple(problems),
+        problems=problems,
     )
+
+
+@lru_cache(maxsize=64)
+def kl_shape(tensors: TensorTable, groups: int) -> tuple[KLConfig, tuple[str, ...]]:
+    """The shape of the KL autoencoder among a file's tensors, and what is wrong with it.
+
+    Raises:
+        VaeFileError: there is none, or its shape cannot be read.
+    """
+    header = Header(tensors)
+    shapes = canonical_shapes(header, detect_layout(header))
+    config = KLConfig.from_shapes(shapes, groups)
+    problem = _shape_problem(config, frozenset(shapes.items()))
+    return config, (problem,) if problem else ()
+
+
+@lru_cache(maxsize=64)
+def _shape_problem(config: KLConfig, shapes: frozenset[tuple[str, tuple[int, ...]]]) -> str | None:
+    """Comparing takes a network without weights to compare with, which takes a twentieth of a second to make."""
+    try:
+        check_shapes(config, dict(shapes))
+    except VaeFileError as error:
+        return str(error)
+    return None
 
 
 def _other(format_: str, header: Header, layout: Layout) -> Identity:
@@ -116,8 +135,8 @@ def _other(format_: str, header: Header, layout: Layout) -> Identity:
         latent_channels=channels,
         scale_factor=1.0 if layout.name == "taesd" else None,
         shift_factor=0.0 if layout.name == "taesd" else None,
-        dtype=_dtype(header, layout),
-        parameters=_parameters(header, layout),
+        dtype=_dtype(header),
+        parameters=_parameters(header),
         norm_groups=DEFAULT_NORM_GROUPS,
         title=header.metadata.get("title"),
         problems=problems,
@@ -143,7 +162,11 @@ def _family(config: KLConfig, header: Header, layout: Layout) -> tuple[str, str]
 
 def checkpoint_family(header: Header) -> str:
     """The family of a whole checkpoint, by tensors that only that family has."""
-    names = header.tensors
+    return _checkpoint_family(header.tensors)
+
+
+@lru_cache(maxsize=64)
+def _checkpoint_family(names: TensorTable) -> str:
     if any(".joint_blocks." in name for name in names):
         return "sd3"
     if any(".double_blocks." in name or name.startswith("double_blocks.") for name in names):
@@ -162,14 +185,21 @@ def _number(metadata: Mapping[str, str], key: str) -> float | None:
         return None
 
 
-def _dtype(header: Header, layout: Layout) -> str:
+def _dtype(header: Header) -> str:
     """The precision that holds most of the VAE's parameters: 'fp32', 'fp16', 'bf16' …"""
-    counts: Counter[str] = Counter()
-    for own in layout.keys.values():
-        counts[header.tensors[own].dtype] += header.tensors[own].count
+    counts = _counts(header.tensors)
     name = counts.most_common(1)[0][0] if counts else "F32"
     return {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}.get(name, name.lower())
 
 
-def _parameters(header: Header, layout: Layout) -> int:
-    return sum(header.tensors[own].count for own in layout.keys.values())
+def _parameters(header: Header) -> int:
+    return sum(_counts(header.tensors).values())
+
+
+@lru_cache(maxsize=64)
+def _counts(tensors: TensorTable) -> Counter[str]:
+    """Numbers of the VAE by their type."""
+    counts: Counter[str] = Counter()
+    for own in detect_layout(Header(tensors)).keys.values():
+        counts[tensors[own].dtype] += tensors[own].count
+    return counts

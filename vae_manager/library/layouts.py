@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from vae_manager.codec.litevae import canonical_names as litevae_names
 from vae_manager.codec.taesd import canonical_names as taesd_names
 from vae_manager.codec.taesd import is_tiny
 from vae_manager.errors import VaeFileError
-from vae_manager.library.headers import Header, TensorInfo
+from vae_manager.library.headers import Header, TensorInfo, TensorTable
 
 CHECKPOINT_PREFIXES = ("first_stage_model.", "vae.")
 """Where a whole checkpoint keeps its VAE: ldm and all WebUIs; Forge's and some trainers' saved models."""
@@ -51,15 +52,24 @@ def detect_layout(header: Header) -> Layout:
     Raises:
         VaeFileError: there is no VAE in the file; the sentence says what it seems to be instead.
     """
-    names = list(header.tensors)
+    layout = _layout_of(header.tensors)
+    if isinstance(layout, str):
+        raise VaeFileError(layout)
+    return layout
+
+
+@lru_cache(maxsize=64)
+def _layout_of(tensors: TensorTable) -> Layout | str:
+    """The layout, or what the file seems to be instead."""
+    names = list(tensors)
     prefix = _checkpoint_prefix(names)
-    if (other := _other_autoencoder(names, header)) is not None:
+    if (other := _other_autoencoder(names, tensors)) is not None:
         return Layout(other[0], bool(prefix), other[1])
     inner = {name[len(prefix) :]: name for name in names if name.startswith(prefix)}
     keys = {name: own for name, own in inner.items() if name.startswith(KL_ROOTS)}
     diffusers = any(name.startswith(("decoder.up_blocks.", "decoder.mid_block.")) for name in keys)
     if not diffusers and "decoder.conv_in.weight" not in keys:
-        raise VaeFileError(_what_it_is(names))
+        return _what_it_is(names)
     if diffusers:
         levels = 1 + max(int(m.group(1)) for name in keys if (m := re.match(r"decoder\.up_blocks\.(\d+)\.", name)))
         keys = {to_ldm(name, levels): own for name, own in keys.items()}
@@ -146,7 +156,7 @@ def _checkpoint_prefix(names: Iterable[str]) -> str:
     return ""
 
 
-def _other_autoencoder(names: Sequence[str], header: Header) -> tuple[str, Mapping[str, str]] | None:
+def _other_autoencoder(names: Sequence[str], tensors: TensorTable) -> tuple[str, Mapping[str, str]] | None:
     """Autoencoders that are not of the KL kind, told by names that only they have, and their canonical keys."""
     if is_tiny(names):
         return "taesd", taesd_names(names)
@@ -154,7 +164,7 @@ def _other_autoencoder(names: Sequence[str], header: Header) -> tuple[str, Mappi
     if any(name.startswith(("encoder.extractors.", "encoder.feature_extractor")) for name in lite):
         return "litevae", lite
     for name in ("decoder.conv1.weight", "decoder.conv_in.conv.weight", "decoder.conv_in.weight"):
-        if name in header.tensors and len(header.tensors[name].shape) == 5:
+        if name in tensors and len(tensors[name].shape) == 5:
             return "wan", {name: name for name in names}
     return None
 

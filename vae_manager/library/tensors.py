@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vae_manager.errors import VaeFileError
-from vae_manager.library.headers import Header, TensorInfo, os_reason, read_safetensors_header
+from vae_manager.library.headers import Header, TensorInfo, TensorTable, os_reason, read_safetensors_header
 
 PICKLE_SUFFIXES = (".pt", ".ckpt", ".pth", ".bin")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
@@ -58,6 +58,17 @@ def open_tensors(path: Path) -> TensorFile:
     return _open_pickle(path)
 
 
+def read_header(path: Path) -> tuple[str, Header]:
+    """A model file's format ('safetensors' or 'pickle') and header, without the tensors where that is possible.
+
+    Raises:
+        VaeFileError: not such a file, broken, truncated, unreadable or unsafe.
+    """
+    if path.suffix.lower() == ".safetensors" or _looks_like_safetensors(path):
+        return "safetensors", read_safetensors_header(path)
+    return "pickle", _open_pickle(path).header
+
+
 def _looks_like_safetensors(path: Path) -> bool:
     try:
         with path.open("rb") as file:
@@ -80,8 +91,10 @@ def _open_pickle(path: Path) -> TensorFile:
     tensors = _tensors_of(_load_pickle(path))
     if not tensors:
         raise VaeFileError("it holds no tensors: it is not a model file")
-    header = Header({name: TensorInfo(_DTYPE_NAMES.get(t.dtype, "F32"), tuple(t.shape)) for name, t in tensors.items()})
-    return TensorFile(path, "pickle", header, tensors.__getitem__)
+    table = TensorTable(
+        (name, TensorInfo(_DTYPE_NAMES.get(t.dtype, "F32"), tuple(t.shape))) for name, t in tensors.items()
+    )
+    return TensorFile(path, "pickle", Header(table), tensors.__getitem__)
 
 
 def _load_pickle(path: Path) -> object:

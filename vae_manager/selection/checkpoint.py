@@ -7,25 +7,26 @@ where the caller allows it.
 
 from __future__ import annotations
 
+import threading
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vae_manager.codec.config import KLConfig
 from vae_manager.codec.taesd import canonical_names, read_configs, variants
 from vae_manager.errors import VaeFileError
-from vae_manager.library.digest import weights_digest
+from vae_manager.library.digest import Progress, weights_digest
 from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.files import VaeFile, file_stem, vae_file
 from vae_manager.library.hashing import HashCache
-from vae_manager.library.headers import Header, read_safetensors_header
+from vae_manager.library.headers import Header, TensorTable
 from vae_manager.library.health import examine
-from vae_manager.library.identify import checkpoint_family, identify, norm_groups_of
+from vae_manager.library.identify import checkpoint_family, identify, kl_shape, norm_groups_of
 from vae_manager.library.known import by_name, by_sha256
-from vae_manager.library.layouts import CHECKPOINT_PREFIXES, canonical_shapes, detect_layout
-from vae_manager.library.tensors import open_tensors
+from vae_manager.library.layouts import CHECKPOINT_PREFIXES, detect_layout
+from vae_manager.library.tensors import open_tensors, read_header
 from vae_manager.storage import read_json, update_json
 
 MAX_METADATA = 64
@@ -63,12 +64,16 @@ class VaeFacts:
 
 
 class FactsCache:
-    """Facts read from headers, until the file changes; in memory, and in one JSON file if `path` is given."""
+    """Facts read from headers, until the file changes; in memory, and in one JSON file if `path` is given.
+
+    Safe to use from several threads.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._known: dict[str, list[Any]] | None = None
         self._new: dict[str, list[Any]] = {}
+        self._lock = threading.Lock()
 
     def checkpoint(self, file: VaeFile) -> CheckpointFacts:
         """The facts of a checkpoint; a file that cannot be read has a `problem`."""
@@ -82,18 +87,26 @@ class FactsCache:
         """
         return self._get("vae", file, VaeFacts, _read_vae)
 
-    def digest(self, file: VaeFile, compute: bool) -> str | None:
-        """The fp16 digest of the VAE in a file; None where it is not known and must not be computed."""
+    def digest(self, file: VaeFile, compute: bool, progress: Progress | None = None) -> str | None:
+        """The fp16 digest of the VAE in a file; None where it is not known and must not be computed.
+
+        `progress` is called after each tensor with (done, total); what it raises stops the work.
+
+        Raises:
+            VaeFileError: there is no VAE in the file, or it cannot be read.
+        """
         entry = self._entries().get(f"digest {file.path}")
         if entry and entry[:2] == [file.size, file.mtime_ns]:
             return str(entry[2])
         if not compute:
             return None
-        digest = weights_digest(open_tensors(file.path)).fp16
+        digest = weights_digest(open_tensors(file.path), progress=progress).fp16
         self._remember(f"digest {file.path}", [file.size, file.mtime_ns, digest])
         return digest
 
-    def health(self, file: VaeFile, family: str = "unknown", look: str = "") -> tuple[str, ...]:
+    def health(
+        self, file: VaeFile, family: str = "unknown", look: str = "", progress: Progress | None = None
+    ) -> tuple[str, ...]:
         """What is wrong with the VAE in a file, as far as it was looked at.
 
         `look`: '' only what is known already; 'weights' a second; 'pictures' many seconds (a round trip).
@@ -105,7 +118,7 @@ class FactsCache:
             problems = known.get("problems") if isinstance(known, dict) else None
             return tuple(map(str, problems)) if isinstance(problems, list) else ()
         try:
-            problems = examine(file, family, thorough=look == "pictures")
+            problems = examine(file, family, thorough=look == "pictures", progress=progress)
         except VaeFileError as error:
             problems = (str(error),)
         self._remember(f"health {file.path}", [file.size, file.mtime_ns, {"look": look, "problems": list(problems)}])
@@ -113,13 +126,15 @@ class FactsCache:
 
     def save(self) -> None:
         """Write what is new to the file, once for many files read. A folder that cannot be written is no error."""
-        if not self._path or not self._new:
+        with self._lock:
+            new, self._new = self._new, {}
+        if not self._path or not new:
             return
-        new, self._new = self._new, {}
         try:
             update_json(self._path, lambda known: {**_checked(known), **new})
         except OSError:
-            self._new = new
+            with self._lock:
+                self._new = {**new, **self._new}
 
     def _get(self, kind: str, file: VaeFile, type_: type[Facts], read: Any) -> Facts:
         entry = self._entries().get(f"{kind} {file.path}")
@@ -138,7 +153,8 @@ class FactsCache:
         return self._known
 
     def _remember(self, key: str, entry: list[Any]) -> None:
-        self._entries()[key] = self._new[key] = entry
+        with self._lock:
+            self._entries()[key] = self._new[key] = entry
 
 
 @dataclass(frozen=True)
@@ -256,19 +272,13 @@ def _read_checkpoint(file: VaeFile) -> CheckpointFacts:
     if _is_old_pickle(file):
         return CheckpointFacts(problem="it is a pickle of the old kind, which tells nothing before it is read whole")
     try:
-        header = _header(file.path)
+        _, header = read_header(file.path)
     except VaeFileError as error:
         return CheckpointFacts(has_vae=False, problem=str(error))
-    family, has_vae = checkpoint_family(header), _has_vae(header)
+    family, has_vae = checkpoint_family(header), _has_vae(header.tensors)
     problem = _baked_problem(header) if has_vae else None
     pairs = list(header.metadata.items())[:MAX_METADATA]
     return CheckpointFacts(family, has_vae, problem, {key[:MAX_VALUE]: value[:MAX_VALUE] for key, value in pairs})
-
-
-def _header(path: Path) -> Header:
-    if path.suffix.lower() == ".safetensors":
-        return read_safetensors_header(path)
-    return open_tensors(path).header
 
 
 def _is_old_pickle(file: VaeFile) -> bool:
@@ -276,17 +286,17 @@ def _is_old_pickle(file: VaeFile) -> bool:
     return pickle and file.size > MAX_OLD_PICKLE and not zipfile.is_zipfile(file.path)
 
 
-def _has_vae(header: Header) -> bool:
+@lru_cache(maxsize=64)
+def _has_vae(names: TensorTable) -> bool:
     starts = tuple(prefix + part for prefix in CHECKPOINT_PREFIXES for part in ("decoder.", "encoder."))
-    return any(name.startswith(starts) for name in header.tensors)
+    return any(name.startswith(starts) for name in names)
 
 
 def _baked_problem(header: Header) -> str | None:
     """What the shapes of a baked KL autoencoder say against it: merges lose or mix up tensors."""
     try:
-        layout = detect_layout(header)
-        if layout.name in ("ldm", "diffusers"):
-            KLConfig.from_shapes(canonical_shapes(header, layout), norm_groups_of(header.metadata))
+        if detect_layout(header).name in ("ldm", "diffusers"):
+            kl_shape(header.tensors, norm_groups_of(header.metadata))
     except VaeFileError as error:
         return str(error)
     return None
@@ -303,7 +313,7 @@ def _read_vae(file: VaeFile) -> VaeFacts:
 
 def _read_tiny(file: VaeFile) -> VaeFacts:
     """A TAESD: its shape tells the number of channels, and sometimes the family."""
-    tensors = open_tensors(file.path).header.tensors
+    tensors = read_header(file.path)[1].tensors
     shapes = {name: tensors[own].shape for name, own in canonical_names(tensors).items()}
     config = next(half for half in read_configs(shapes) if half is not None)
     names = variants(config)

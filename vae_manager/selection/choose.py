@@ -341,15 +341,20 @@ def _any_of_family(job: _Job, checkpoint: Checkpoint) -> VaeFile | None:
 
 def _certain(job: _Job, checkpoint: Checkpoint) -> Iterator[VaeFile]:
     quick = replace(checkpoint, thorough=False)  # not a hash of every VAE that there is
-    for file in job.index.files:
+    for listed in job.index.files:
+        if str(listed.path) in job.wishes.unusable:
+            continue
         try:
-            facts = quick.vae_facts(_present(file))
-        except VaeFileError:
+            # hundreds of files are asked, so only the one that fits is looked at again on the disk
+            if _is_certain(quick, listed) and _is_certain(quick, file := _present(listed)):
+                yield file
+        except (VaeFileError, OSError):
             continue
-        if str(file.path) in job.wishes.unusable:
-            continue
-        if facts.family == checkpoint.family and facts.channels is not None:
-            yield file
+
+
+def _is_certain(checkpoint: Checkpoint, vae: VaeFile) -> bool:
+    facts = checkpoint.vae_facts(vae)
+    return facts.family == checkpoint.family and facts.channels is not None
 
 
 def _nothing(job: _Job, detail: str) -> tuple[str, ...]:

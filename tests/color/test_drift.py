@@ -1,0 +1,76 @@
+"""Ten loops through the demo VAE, held and not; pictures whose content was changed are left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.color.test_diagnose import picture
+from vae_manager.codec.build import build_kl
+from vae_manager.codec.pictures import load_picture
+from vae_manager.codec.whole import decode, encode, latent_of
+from vae_manager.color.correct import to_levels
+from vae_manager.color.drift import drift_map, hold
+from vae_manager.color.matrix import adjustment, affine
+from vae_manager.commands import open_file
+from vae_manager.library.state import load_kl_state
+
+DEMO = Path(__file__).parents[2] / "vae_manager" / "data" / "demo"
+LOOPS = 10
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return build_kl(*load_kl_state(open_file(str(DEMO / "demo-kl-f8.safetensors")), torch.float32))
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory) -> torch.Tensor:
+    path = tmp_path_factory.mktemp("photo") / "small.png"
+    with Image.open(DEMO / "photo.jpg") as image:
+        image.resize((192, 128), Image.Resampling.LANCZOS).save(path)
+    return load_picture(path)[0] / 2 + 0.5
+
+
+def looped(vae, v: torch.Tensor, held: bool) -> torch.Tensor:
+    for _ in range(LOOPS):
+        new = (decode(vae, latent_of(encode(vae, v[None] * 2 - 1)))[0] / 2 + 0.5).clamp(0, 1)
+        v = to_levels(hold(new, v) if held else new).float() / 255
+    return v
+
+
+def drift(v: torch.Tensor, start: torch.Tensor) -> tuple[float, float]:
+    """Largest shift of a channel's mean in levels, and largest relative change of its deviation."""
+    shift = (v.mean((1, 2)) - start.mean((1, 2))).abs().max() * 255
+    return float(shift), float((v.std((1, 2)) / start.std((1, 2)) - 1).abs().max())
+
+
+def test_ten_loops_keep_means_and_contrast(vae, photo):
+    shift, contrast = drift(looped(vae, photo, held=True), photo)
+    assert shift < 1 and contrast < 0.01
+    shift, contrast = drift(looped(vae, photo, held=False), photo)
+    assert shift > 2 and contrast > 0.05  # what it is held against
+
+
+def test_another_picture_is_left_alone():
+    v = picture(0)
+    assert hold(v, picture(1)) is v
+    assert hold(v, v[:, :50]) is v
+    assert hold(v, torch.full_like(v, float("nan"))) is v
+    quarter = v.clone()
+    quarter[:, :96, :96] = picture(4)[:, :96, :96]
+    assert hold(quarter, v) is quarter
+    assert drift_map(affine(v, adjustment(0.5)), v) is None  # no drift goes that far
+
+
+def test_what_was_meant_to_change_has_no_say_and_stays():
+    v, changed = picture(0), torch.zeros(192, 192)
+    changed[:96, :96] = 1
+    new = affine(v, adjustment(0.95, 0.01))
+    new[:, :96, :96] = picture(4)[:, :96, :96]
+    out = hold(new, v, changed)
+    assert torch.equal(out[:, changed > 0], new[:, changed > 0])
+    assert (out - v)[:, changed == 0].abs().mean() < 0.005 < (new - v)[:, changed == 0].abs().mean()

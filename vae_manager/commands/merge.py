@@ -1,0 +1,119 @@
+"""`merge`: one VAE out of two of the same family."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vae_manager import __version__
+from vae_manager.commands import Result, megabytes, open_file
+from vae_manager.errors import BadInputError, VaeFileError
+from vae_manager.library.families import FAMILIES, family_title
+from vae_manager.library.files import VaeFile
+from vae_manager.library.hashing import HashCache
+from vae_manager.library.merge import merge_states
+from vae_manager.library.probe import UNSURE, probe_file
+from vae_manager.library.report import Report, report
+from vae_manager.library.state import LoadedState, load_state
+from vae_manager.user_data import user_folder
+
+
+def merge(args: argparse.Namespace) -> Result:
+    """(1 - alpha) · A + alpha · B as a safetensors file in ldm's layout."""
+    sources, output = [open_file(args.first), open_file(args.second)], Path(args.output)
+    _check_output(sources, output)
+    reports = [_report(file) for file in sources]
+    states = [_load(file) for file in sources]
+    merged = merge_states(states[0], states[1], args.alpha)
+    family = _one_family(reports)
+    groups = states[0].norm_groups
+    _save(output, merged, {"format": "pt", "norm_num_groups": str(groups), **_meaning(reports, family, args.alpha)})
+    document = {
+        "output": str(output),
+        "alpha": args.alpha,
+        "family": family,
+        "tensors": len(merged),
+        "bytes": output.stat().st_size,
+    }
+    text = f"Wrote {output}: {1 - args.alpha:.0%} {sources[0].path.name}, {args.alpha:.0%} {sources[1].path.name}"
+    return Result(document, f"{text} ({len(merged)} tensors, {megabytes(document['bytes'])}).")
+
+
+def _check_output(sources: list[VaeFile], output: Path) -> None:
+    if output.suffix.lower() != ".safetensors":
+        raise BadInputError(f"{output.name!r} must end in .safetensors: pickles are read, but never written.")
+    if output.exists() and any(output.samefile(source.path) for source in sources):
+        raise BadInputError("The output would overwrite a VAE that it is made from; give it another name.")
+    if not output.absolute().parent.is_dir():
+        raise BadInputError(f"There is no folder {str(output.parent)!r}.")
+
+
+def _report(file: VaeFile) -> Report:
+    try:
+        return report(file, HashCache(user_folder() / "hashes.json"), digest=False)
+    except VaeFileError as error:
+        raise BadInputError(error.sentence(file.path.name)) from error
+
+
+def _load(file: VaeFile) -> LoadedState:
+    try:
+        return load_state(file)
+    except VaeFileError as error:
+        raise BadInputError(error.sentence(file.path.name)) from error
+
+
+def _one_family(reports: list[Report]) -> str:
+    """The family of both: what lies between two latent spaces decodes neither.
+
+    Raises:
+        BadInputError: they are of two families.
+    """
+    families = [_family(found) for found in reports]
+    known = sorted(set(families) - {"unknown"})
+    if len(known) > 1:
+        names = " and ".join(
+            f"{found.file.path.name} ({family_title(family)})" for found, family in zip(reports, families, strict=True)
+        )
+        raise BadInputError(f"{names} have different latent spaces: what lies between them decodes neither.")
+    return known[0] if known else "unknown"
+
+
+def _family(found: Report) -> str:
+    """By hash, tensors and metadata; or, where those cannot tell SD1 from SDXL, by looking at latents."""
+    if found.family != "unknown" or found.identity.latent_channels != 4:
+        return found.family
+    try:
+        family = probe_file(found.file).family
+    except VaeFileError:
+        return "unknown"
+    return "unknown" if family == UNSURE else family
+
+
+def _meaning(reports: list[Report], family: str, alpha: float) -> dict[str, str]:
+    """The file's metadata: the scale that belongs to the weights, and where they come from."""
+    parts = [
+        {"name": found.file.path.name, "sha256": found.sha256, "weight": weight}
+        for found, weight in zip(reports, (1 - alpha, alpha), strict=True)
+    ]
+    meaning = {"vae_manager.version": __version__, "vae_manager.merged_from": json.dumps(parts)}
+    own = reports[0].identity
+    if family in FAMILIES and FAMILIES[family].scale_factor is not None:
+        own = FAMILIES[family]
+    if own.scale_factor is not None:
+        meaning |= {"scale_factor": str(own.scale_factor), "shift_factor": str(own.shift_factor or 0.0)}
+    return meaning
+
+
+def _save(output: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write beside the target, then rename: a kill leaves no half file."""
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, str(temporary), metadata)
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
