@@ -93,7 +93,7 @@ def before_ui():
 
 script_callbacks.on_before_ui(before_ui)
 script_callbacks.on_model_loaded(lambda model: session.ensure())
-script_callbacks.on_script_unloaded(session.release)
+script_callbacks.on_script_unloaded(session.shut_down)
 script_callbacks.on_infotext_pasted(lambda text, params: paste.on_pasted(params, session))
 script_callbacks.on_ui_settings(lambda: options.add_options(shared, gr.Slider, session.host.translates_sd_vae))
 script_callbacks.on_app_started(

@@ -36,6 +36,7 @@ def add_routes(app: FastAPI, session: Session, logins: str | None = None) -> Non
             "cached_bytes": session.stage.cache.bytes,
             "cache_limit": session.stage.cache.limit,
             "swapped": session.swapped,
+            "examining": vars(session.examiner.progress),
         }
 
     def vaes(refresh: bool = False) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from vae_manager.library.layouts import detect_layout
 from vae_manager.library.tensors import open_tensors
 from vae_manager.selection.checkpoint import Checkpoint
 from vae_manager.selection.decision import BAKED, Decision, Part, Step
+from vae_manager.selection.examiner import Examiner
 from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.preset_file import Preset, VaeWish
 from vae_manager.webui import coder
@@ -45,6 +46,9 @@ log = logging.getLogger("vae_manager")
 
 KEPT_LATENTS = 4
 
+EXAMINER_SHARE = 0.2
+"""The part of its time that the background examiner works: the next picture goes before."""
+
 WARNING_KEY = "VAE Manager warning"
 """Under this key of the API's `info.extra_generation_params` stands what could not be done; never in a picture."""
 
@@ -58,6 +62,7 @@ class Session:
         """The settings as they were at the last job."""
         self.hashes = HashCache(host.data_folder() / "hashes.json")
         self.chooser = Chooser(host.data_folder(), self.hashes)
+        self.examiner = Examiner(self.hashes, self.chooser.facts, share=EXAMINER_SHARE)
         self.colors = Colors(host.data_folder())
         self.latents: deque[tuple[Path, Tensor]] = deque(maxlen=KEPT_LATENTS)
         """The last latents that were decoded, unscaled, with their checkpoint: for calibrating, never on disk."""
@@ -165,9 +170,15 @@ class Session:
             self._job, self._batch = None, None
             self._undo(job)
             self.release()
-            if processed is not None and self.options.remember:
-                self._remember(job)
-            if processed is not None and job.warnings:
+            if processed is None:
+                return
+            try:
+                if self.options.remember:
+                    self._remember(job)
+                self._examine()
+            except Exception:
+                log.exception("VAE Manager could not look after what the job has used")
+            if job.warnings:
                 # a copy: the original belongs to pictures that are saved already
                 params = dict(getattr(processed, "extra_generation_params", None) or {})
                 processed.extra_generation_params = {**params, WARNING_KEY: " ".join(job.warnings)}
@@ -312,6 +323,17 @@ class Session:
         else:
             p.vae_manager_job, self._job, self.last = job, (p, job), job
         job.watch.warn(message)
+
+    def _examine(self) -> None:
+        """Find out in the background what the next decision may need: hashes, digests, the baked VAE's health."""
+        model = self.host.current_model()
+        checkpoint = self._checkpoint(model) if model is not None else None
+        self.examiner.add(self.files(), [checkpoint.file] if checkpoint else [])
+
+    def shut_down(self) -> None:
+        """The WebUI unloads its scripts: nothing of ours stays."""
+        self.release()
+        self.examiner.cancel()
 
     def _remember(self, job: Job) -> None:
         """Keep the VAE that was used on request as the checkpoint's preset, unless the user saved another."""
