@@ -1,7 +1,9 @@
 """Measure the colour room on pictures that its tuning never saw, beside its peers.
 
     python -m tools.build_color_set --photos photos --out color-set
-    python -m benchmarks.color --set color-set [--count 60] [--json]
+    python -m benchmarks.color --set color-set [--count 60] [--only speed,blind] [--json]
+
+Peers are measured where they can be imported or run: ImageMagick (`convert`), kornia, color-matcher.
 
 ΔE is CIEDE2000 (scikit-image), the mean over evenly spread pixels. *Recovery* is 1 − ΔE after / ΔE before. A picture
 is *moved* when its mean ΔE is above 0.5. Faults are applied in float and rounded to 8 bits; peers get those 8 bits.
@@ -10,28 +12,50 @@ is *moved* when its mean ΔE is above 0.5. Faults are applied in float and round
 from __future__ import annotations
 
 import argparse
+import importlib
+import io
 import json
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from skimage import color, exposure
 from torch import Tensor
 from torch.nn import functional as F
 
 from tools.build_color_set import FAULTS, fault_matrix
+from vae_manager.codec.build import build_kl
+from vae_manager.codec.whole import decode, encode, latent_of
+from vae_manager.color.bake import fold_decoder
+from vae_manager.color.correct import correct
 from vae_manager.color.diagnose import diagnose
+from vae_manager.color.faults import TOO_STRONG, missing_fault, scale_fault
 from vae_manager.color.fit import box_down, fit_map
 from vae_manager.color.matrix import adjustment, affine, apply, is_identity, stretch
 from vae_manager.color.pool import different, pooled_map
 from vae_manager.color.reference import fit_reference
 from vae_manager.color.statistics import statistics
+from vae_manager.commands import open_file
+from vae_manager.library.health import round_trip, trip_problems, weight_problems
+from vae_manager.library.state import load_kl_state
 
+try:
+    kornia: Any = importlib.import_module("kornia")
+except ImportError:
+    kornia = None
+try:
+    ColorMatcher: Any = importlib.import_module("color_matcher").ColorMatcher
+except ImportError:
+    ColorMatcher = None
+
+DEMO = Path(__file__).parents[1] / "vae_manager" / "data" / "demo" / "demo-kl-f8.safetensors"
 MOVED = 0.5
 SAMPLE = 2500
 
@@ -54,7 +78,7 @@ class ColorSet:
 
 
 def delta_e(a: Tensor, b: Tensor) -> float:
-    """Mean CIEDE2000 of two pictures (3, H, W)."""
+    """Mean CIEDE2000 of two pictures (3, H, W), by scikit-image, not by what is measured here."""
     step = max(1, a.shape[1] * a.shape[2] // SAMPLE)
     x, y = (v.reshape(3, -1)[:, ::step].T.double().clamp(0, 1).numpy() for v in (a, b))
     return float(color.deltaE_ciede2000(color.rgb2lab(x), color.rgb2lab(y)).mean())
@@ -99,6 +123,32 @@ SUBJECTS: dict[str, Callable[[Tensor], Tensor]] = {
     "scikit-image rescale_intensity": skimage_rescale,
     "scikit-image equalize_adapthist": skimage_clahe,
 }
+
+
+def kornia_min_max(v: Tensor) -> Tensor:
+    return kornia.enhance.normalize_min_max(v[None])[0]
+
+
+def kornia_clahe(v: Tensor) -> Tensor:
+    return kornia.enhance.equalize_clahe(v[None])[0]
+
+
+def imagemagick(option: str) -> Callable[[Tensor], Tensor]:
+    def subject(v: Tensor) -> Tensor:
+        given = io.BytesIO()
+        _to_image(v).save(given, format="PPM")
+        command = ["convert", "ppm:-", option, "-depth", "8", "ppm:-"]
+        done = subprocess.run(command, input=given.getvalue(), capture_output=True, check=True)
+        with Image.open(io.BytesIO(done.stdout)) as image:
+            return _from_image(image.convert("RGB"))
+
+    return subject
+
+
+if kornia is not None:
+    SUBJECTS |= {"kornia normalize_min_max": kornia_min_max, "kornia equalize_clahe": kornia_clahe}
+if Path("/usr/bin/convert").exists():
+    SUBJECTS |= {f"ImageMagick {option}": imagemagick(option) for option in ("-auto-level", "-normalize")}
 
 
 def _to_image(v: Tensor) -> Image.Image:
@@ -194,18 +244,30 @@ def a1111_lab(v: Tensor, reference: Tensor) -> Tensor:
     return torch.from_numpy(color.lab2rgb(matched)).permute(2, 0, 1).float()
 
 
+def color_matcher(method: str) -> Callable[[Tensor, Tensor], Tensor]:
+    def subject(v: Tensor, reference: Tensor) -> Tensor:
+        a, b = (x.permute(1, 2, 0).double().numpy() for x in (v, reference))
+        return (
+            torch.from_numpy(ColorMatcher().transfer(src=a, ref=b, method=method)).permute(2, 0, 1).float().clamp(0, 1)
+        )
+
+    return subject
+
+
 def referenced(pictures: ColorSet, limit: int) -> Iterator[Row]:
     """An aligned reference, a quarter of the picture repainted and the rest a little redrawn."""
     rng = np.random.default_rng(3)
-    rows: dict[str, tuple[list[float], list[float]]] = {"VAE Manager": ([], []), "A1111's LAB histograms": ([], [])}
+    subjects = {"VAE Manager": _by_reference, "A1111's LAB histograms": a1111_lab}
+    if ColorMatcher is not None:
+        subjects |= {f"color-matcher {method}": color_matcher(method) for method in ("mkl", "reinhard", "hm-mvgd-hm")}
+    rows: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in subjects}
     for trial in range(limit):
         v, other = (pictures.load(pictures.good[rng.integers(len(pictures.good))]) for _ in range(2))
         new = _repainted(v, other, rng)
         bad = faulty(new, FAULTS[trial % 3], rng)
         for name, (after, damage) in rows.items():
-            subject = _by_reference if name == "VAE Manager" else a1111_lab
-            after.append(delta_e(subject(bad, v), new))
-            damage.append(delta_e(subject(new, v), new))
+            after.append(delta_e(subjects[name](bad, v), new))
+            damage.append(delta_e(subjects[name](new, v), new))
     for name, (after, damage) in rows.items():
         yield {
             "subject": name,
@@ -232,6 +294,125 @@ def unrelated(pictures: ColorSet, trials: int = 500) -> Row:
     return {"trials": trials, "applied": applied, "highest_agreement": round(highest, 3)}
 
 
+SCALES = MappingProxyType({"sd1": 0.18215, "sdxl": 0.13025, "sd3": 1.5305, "flux": 0.3611})
+DAMAGES = ("zero layer", "NaN", "noise layer", "pale output", "swapped layers", "half another VAE")
+
+
+def named_from_facts() -> Iterator[Row]:
+    """Faults named from the configuration and the file, and the false alarms among what is right."""
+    pairs = [(used, right) for used in SCALES.values() for right in SCALES.values()]
+    wrong = [scale_fault(u, r, "") for u, r in pairs if u != r] + [
+        scale_fault(r * f, r, "") for r in SCALES.values() for f in (0.715, 1.4)
+    ]
+    fine = [scale_fault(r * f, r, "") for r in SCALES.values() for f in (1, 1 + 1e-4, 1 - 1e-4, 1.002)]
+    yield _named("wrong latent scale", wrong, fine)
+    state, groups = load_kl_state(open_file(str(DEMO)), torch.float32)
+    partial = [[n for n in state if not n.startswith(prefix)] for prefix in ("decoder.", "decoder.conv_out", "")]
+    whole = [list(state), [n for n in state if not n.startswith("encoder.")]]
+    yield _named("missing VAE", [missing_fault(names) for names in partial], [missing_fault(n) for n in whole])
+    rng = np.random.default_rng(13)
+    damaged = [_problems(_damaged(state, kind, rng), groups) for kind in DAMAGES for _ in range(4)]
+    healthy = [
+        _problems({n: t.to(dtype).float() for n, t in state.items()}, groups)
+        for dtype in (torch.float32, torch.float16, torch.bfloat16)
+    ]
+    yield _named("damaged VAE", damaged, healthy) | {
+        "missed": [DAMAGES[i // 4] for i, found in enumerate(damaged) if not found]
+    }
+
+
+def _named(cause: str, wrong: Sequence[object], fine: Sequence[object]) -> Row:
+    found, alarms = sum(map(bool, wrong)), sum(map(bool, fine))
+    row = {"cause": cause, "cases": len(wrong), "named_percent": round(100 * found / len(wrong), 1)}
+    return row | {"right_ones": len(fine), "false_alarms": alarms, "missed": []}
+
+
+def _problems(state: dict[str, Tensor], groups: int) -> tuple[str, ...]:
+    """What `library.health.examine` says of these weights."""
+    return weight_problems(state.items()) or trip_problems(round_trip(build_kl(state, groups)), "sd1")
+
+
+def _damaged(state: dict[str, Tensor], kind: str, rng: np.random.Generator) -> dict[str, Tensor]:
+    layers = [n for n, t in state.items() if n.startswith("decoder.") and t.ndim == 4 and "conv" in n]
+    name = str(rng.choice(layers))
+    generator = torch.Generator().manual_seed(int(rng.integers(1 << 30)))
+    made, weight = dict(state), state[name]
+    noise = weight.std() * torch.randn(weight.shape, generator=generator)
+    if kind == "zero layer":
+        made[name] = torch.zeros_like(weight)
+    elif kind == "NaN":
+        made[name] = weight.masked_fill(torch.rand(weight.shape, generator=generator) < 0.01, float("nan"))
+    elif kind == "noise layer":
+        made[name] = noise
+    elif kind == "pale output":
+        made = fold_decoder(state, adjustment(float(rng.uniform(0.65, 0.8))))
+    elif kind == "swapped layers":
+        same = [n for n in layers if n != name and state[n].shape == weight.shape]
+        other = str(rng.choice(same)) if same else "decoder.mid.block_1.conv1.weight"
+        made[name], made[other] = (state[other], weight) if same else (weight, state[other].flip(0))
+    else:
+        made = {
+            n: t + 0.5 * t.std() * torch.randn(t.shape, generator=generator) if t.ndim == 4 else t
+            for n, t in state.items()
+        }
+    return made
+
+
+def named_from_pixels(pictures: ColorSet, limit: int) -> Iterator[Row]:
+    """The demo VAE's own decodes at the right scale and at wrong ones, judged alone and in sessions of eight."""
+    vae = build_kl(*load_kl_state(open_file(str(DEMO)), torch.float32))
+    first = {source: entry for entry in reversed(pictures.good) for source in [entry[1]]}
+    latents = [
+        latent_of(encode(vae, _whole_blocks(pictures.load(e))[None] * 2 - 1)) for e in list(first.values())[:limit]
+    ]
+    rng = np.random.default_rng(21)
+    for factor in (1.0, 0.715, 1.4):
+        seen = [(decode(vae, factor * z)[0] / 2 + 0.5).clamp(0, 1) for z in latents]
+        kept = [statistics(v) for v in seen]
+        alone = [diagnose(v) for v in seen]
+        pools = [rng.choice(len(seen), 8, replace=False) for _ in range(100)]
+        together = [diagnose(seen[p[0]], pool=[kept[i] for i in p]) for p in pools]
+        yield {
+            "latent_times": factor,
+            "pictures": len(seen),
+            "washed_out_alone_percent": round(100 * float(np.mean([d.washed_out for d in alone])), 1),
+            "session_washed_out_percent": round(100 * float(np.mean([d.washed_out for d in together])), 1),
+            "session_too_strong_percent": round(
+                100 * float(np.mean([d.reason.startswith(TOO_STRONG) for d in together])), 1
+            ),
+        }
+
+
+def before_and_after(path: Path) -> Row:
+    """Write the README's picture: the washed-out demo VAE's wash-out undone, and a good picture that is left alone."""
+    bad, good = DEMO.with_name("demo-kl-f8-washed-out.safetensors"), DEMO
+    with Image.open(DEMO.with_name("photo.jpg")) as image:
+        photo = _from_image(image.resize((576, 384), Image.Resampling.LANCZOS))
+    vaes = [build_kl(*load_kl_state(open_file(str(file)), torch.float32)) for file in (good, bad)]
+    latent = latent_of(encode(vaes[0], photo[None] * 2 - 1))
+    right, pale = ((decode(vae, latent)[0] / 2 + 0.5).clamp(0, 1) for vae in vaes)
+    calibration, _ = fit_map(box_down(pale, 48, 72), box_down(right, 48, 72))
+    found = diagnose(pale, calibration=calibration)
+    fixed, untouched = correct(pale, found.matrix), correct(photo, diagnose(photo).matrix)
+    tiles = {
+        f"decoded by the washed-out VAE: CIEDE2000 {delta_e(pale, right):.1f}": pale,
+        f"the same, calibrated: CIEDE2000 {delta_e(fixed, right):.2f}": fixed,
+        "a good photograph": photo,
+        "judged by itself: left alone, bit for bit" if untouched is photo else "judged by itself: moved": untouched,
+    }
+    sheet = Image.new("RGB", (2 * 576 + 8, 2 * (384 + 26)), "white")
+    for index, (label, v) in enumerate(tiles.items()):
+        corner = (index % 2 * 584, index // 2 * 410)
+        sheet.paste(_to_image(v), (corner[0], corner[1] + 26))
+        ImageDraw.Draw(sheet).text((corner[0] + 4, corner[1] + 3), label, "black", ImageFont.load_default(16))
+    sheet.save(path, quality=84)
+    return {"before": round(delta_e(pale, right), 2), "after": round(delta_e(fixed, right), 3), "reason": found.reason}
+
+
+def _whole_blocks(v: Tensor) -> Tensor:
+    return v[:, : v.shape[1] // 8 * 8, : v.shape[2] // 8 * 8]
+
+
 def _by_reference(v: Tensor, reference: Tensor) -> Tensor:
     matrix = fit_reference(v, reference).matrix
     return v if matrix is None else apply(v, matrix)
@@ -247,7 +428,7 @@ def _repainted(v: Tensor, other: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def speed(side: int = 1024) -> list[Row]:
-    """Milliseconds per megapixel: the best of ten, the subjects in turn, so that all meet the same machine."""
+    """Milliseconds per megapixel: the best of forty, the subjects in turn, so that all meet the same machine."""
     y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
     v = 0.15 + 0.6 * torch.stack([x, y, (x + y) / 2]) + 0.05 * torch.rand(3, side, side)
     image, mild, strong = _to_image(v), stretch(0.16, 0.78), stretch(0.25, 0.7, 1.2)
@@ -258,10 +439,10 @@ def speed(side: int = 1024) -> list[Row]:
         "float 3×4, a third out of gamut": lambda: apply(v, strong),
         "statistics": lambda: statistics(v),
         "diagnosis of one picture": lambda: diagnose(v),
-        "statistics, float 3×4 and gamut": lambda: (diagnose(v), apply(v, mild)),
+        "diagnosis, float 3×4 and gamut": lambda: (diagnose(v), correct(v, mild)),
     }
     best = dict.fromkeys(subjects, float("inf"))
-    for _ in range(10):
+    for _ in range(40):
         for name, call in subjects.items():
             start = time.perf_counter()
             call()
@@ -300,14 +481,25 @@ def table(rows: list[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def main() -> None:
-    """Parse the command line and measure."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and measure; 2 with one sentence where there is no set to measure on."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--set", type=Path, default=Path("color-set"), help="what build_color_set wrote")
     parser.add_argument("--split", default="test")
     parser.add_argument("--count", type=int, default=60, help="pictures per measurement")
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    parser.add_argument("--only", default="", help="these sections, separated by commas (all)")
+    parser.add_argument("--picture", type=Path, help="only write the before and after picture there")
+    arguments = parser.parse_args(argv)
+    if arguments.picture:
+        print(before_and_after(arguments.picture))
+        return 0
+    if not (arguments.set / "manifest.tsv").is_file():
+        print(
+            f"There is no colour set in {str(arguments.set)!r}; build one with tools/build_color_set.py.",
+            file=sys.stderr,
+        )
+        return 2
     pictures, count = ColorSet(arguments.set, arguments.split), arguments.count
     sections: dict[str, Callable[[], list[Row]]] = {
         "speed": speed,
@@ -318,14 +510,22 @@ def main() -> None:
         "calibrated": lambda: [calibrated(pictures, count)],
         "aligned reference": lambda: list(referenced(pictures, count)),
         "unrelated reference": lambda: [unrelated(pictures)],
+        "named from facts": lambda: list(named_from_facts()),
+        "named from pixels": lambda: list(named_from_pixels(pictures, count)),
     }
+    wanted = [name.strip() for name in arguments.only.split(",") if name.strip()] or list(sections)
+    if unknown := [name for name in wanted if name not in sections]:
+        print(f"There is no section {unknown[0]!r}; there are {', '.join(sections)}.", file=sys.stderr)
+        return 2
     document: dict[str, list[Row]] = {}
-    for name, measure in sections.items():
-        document[name] = measure()
+    torch.set_num_threads(1)
+    for name in wanted:
+        document[name] = sections[name]()
         print(f"\n## {name}\n{table(document[name])}", file=sys.stderr if arguments.json else sys.stdout, flush=True)
     if arguments.json:
         print(json.dumps(document, ensure_ascii=False))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

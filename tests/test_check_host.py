@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 COMMON = {
     "modules/paths_internal.py": "models_path = data_path = where()",
     "modules/paths.py": "from modules.paths_internal import models_path, data_path",
-    "modules/cmd_args.py": "for flag in ('--vae-dir', '--ckpt-dir', '--api-auth'):\n    add(flag)",
+    "modules/cmd_args.py": "for flag in ('--vae-dir', '--ckpt-dir', '--vae-path', '--api-auth'):\n    add(flag)",
     "modules/options.py": """
 class OptionInfo:
     def __init__(self, default=None, label="", component=None, component_args=None, section=None): ...
@@ -33,9 +33,26 @@ class Options:
     def add_option(self, key, info): ...
 """,
     "modules/shared.py": "from modules import options\nOptionInfo = options.OptionInfo\nopts = None\ncmd_opts = f()",
-    "modules/shared_options.py": "OptionInfo(infotext='VAE')",
+    "modules/shared_options.py": "OptionInfo('sd_vae', infotext='VAE')",
+    "modules/shared_state.py": "class State:\n    interrupted = skipped = textinfo = None\n",
+    "modules/extra_networks.py": """
+class ExtraNetwork:
+    def activate(self, p, params_list): ...
+    def deactivate(self, p): ...
+
+def register_extra_network(extra_network): ...
+""",
+    "modules/scripts_postprocessing.py": """
+class ScriptPostprocessing:
+    name = None
+    order = 1000
+
+    def ui(self): ...
+    def process(self, pp, **args): ...
+""",
     "modules/scripts.py": """
 AlwaysVisible = object()
+scripts_data = []
 
 class Script:
     infotext_fields = None
@@ -48,6 +65,7 @@ class Script:
     def process(self, p, *args): ...
     def before_process_batch(self, p, *args, **kwargs): ...
     def process_before_every_sampling(self, p, *args, **kwargs): ...
+    def postprocess_batch_list(self, p, pp, *args, **kwargs): ...
     def postprocess(self, p, processed, *args): ...
 
 class ScriptRunner:
@@ -59,12 +77,21 @@ class ScriptRunner:
         for script in self.all: script.before_process_batch(p, **kwargs)
     def process_before_every_sampling(self, p, **kwargs):
         for script in self.all: script.process_before_every_sampling(p, **kwargs)
+    def postprocess_batch_list(self, p, pp, **kwargs):
+        for script in self.all: script.postprocess_batch_list(p, pp, **kwargs)
     def postprocess(self, p, processed):
         for script in self.all: script.postprocess(p, processed)
 """,
     "modules/script_callbacks.py": "\n".join(
         f"def {name}(callback, *, name=None): ..."
-        for name in ("on_model_loaded", "on_script_unloaded", "on_infotext_pasted", "on_ui_settings", "on_app_started")
+        for name in (
+            "on_before_ui",
+            "on_model_loaded",
+            "on_script_unloaded",
+            "on_infotext_pasted",
+            "on_ui_settings",
+            "on_app_started",
+        )
     ),
     "modules/ui_components.py": """
 import gradio as gr
@@ -87,12 +114,25 @@ class StableDiffusionProcessing:
     sd_vae_name: str = None
     sd_vae_hash: str = None
     extra_generation_params: dict = None
+    override_settings: dict = None
+    all_prompts = all_negative_prompts = prompts = negative_prompts = None
+    iteration = 0
+    batch_size = 1
 
     def comment(self, text): ...
     def close(self): ...
 
     def sample(self):
         self.scripts.process_before_every_sampling(self)
+
+class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
+    enable_hr = is_hr_pass = False
+    all_hr_prompts = None
+
+class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
+    init_images = image_mask = paste_to = None
+
+def decode_latent_batch(model, batch): ...
 
 class Processed:
     def __init__(self, p):
@@ -111,6 +151,7 @@ def process_images_inner(p):
     p.scripts.process(p)
     p.init(p.all_prompts)
     p.scripts.before_process_batch(p)
+    p.scripts.postprocess_batch_list(p)
     res = Processed(p)
     p.scripts.postprocess(p, res)
     return res
@@ -178,6 +219,7 @@ class Decoder(Encoder): ...
 
 SD_VAE = """
 loaded_vae_file = None
+vae_dict = {}
 
 def load_vae(model, vae_file=None):
     model.first_stage_model.load_state_dict(read(vae_file))
@@ -195,6 +237,7 @@ HOSTS: dict[str, dict[str, str]] = {
         "CHANGELOG.md": "# 9.8.7\n\n* made up\n",
         "repositories/stable-diffusion-stability-ai/ldm/models/autoencoder.py": KL,
         "repositories/stable-diffusion-stability-ai/ldm/modules/diffusionmodules/model.py": ENDS,
+        "repositories/stable-diffusion-stability-ai/ldm/models/diffusion/ddpm.py": "class DDPM: ...",
         "repositories/generative-models/sgm/models/autoencoder.py": KL,
     },
     REFORGE: {
@@ -202,7 +245,9 @@ HOSTS: dict[str, dict[str, str]] = {
         "modules/sd_models.py": SD_MODELS,
         "modules/sd_vae.py": SD_VAE,
         "modules_forge/forge_version.py": "version = '1.2.3'",
-        "modules_forge/forge_loader.py": "class ForgeSD:\n    def __init__(self, vae):\n        self.vae = vae\n",
+        "modules_forge/forge_loader.py": "class ForgeSD:\n    def __init__(self, vae):\n        self.vae = vae\n"
+        "        x = model.latent_format\n",
+        "ldm_patched/modules/model_management.py": "VAE_ALWAYS_TILED = False\n\ndef get_free_memory(dev=None): ...",
         "ldm_patched/modules/sd.py": "class VAE:\n    def __init__(self):\n        self.first_stage_model = None\n",
         "ldm_patched/ldm/models/autoencoder.py": KL,
         "ldm_patched/ldm/modules/diffusionmodules/model.py": ENDS,
@@ -216,6 +261,7 @@ HOSTS: dict[str, dict[str, str]] = {
         "backend/diffusion_engine/base.py": "class ForgeObjects:\n    def __init__(self, vae):\n        self.vae = vae",
         "backend/patcher/vae.py": "class VAE:\n    def __init__(self):\n        self.first_stage_model = None\n",
         "backend/nn/vae.py": KL + ENDS,
+        "backend/memory_management.py": "VAE_ALWAYS_TILED = False\n\ndef get_free_memory(dev=None): ...",
     },
 }
 
@@ -301,17 +347,17 @@ def test_the_order_of_a_job_matters(tmp_path):
 
 
 def test_what_is_optional_is_noted_with_the_way_we_cope(tmp_path, capsys):
-    folder = write(tmp_path, HOSTS[FORGE], img2img=None, cmd_args="", sd_vae="x = 1")
+    folder = write(tmp_path, HOSTS[FORGE], img2img=None, cmd_args="", sd_vae="vae_dict = {}")
     status, out, err = run(capsys, str(folder))
     assert (status, err) == (0, "")
     assert "nothing to guard" in out and "only the models folder is searched" in out and "img2img" in out
-    assert len(json.loads(run(capsys, str(folder), "--json")[1])["notes"]) == 6
+    assert len(json.loads(run(capsys, str(folder), "--json")[1])["notes"]) == 7
 
 
 def test_repositories_that_are_not_fetched_yet_are_not_held_against_it(tmp_path):
     files = {path: text for path, text in HOSTS[A1111].items() if not path.startswith("repositories")}
     found = check_webui(write(tmp_path, files))
-    assert found.ok and len(found.notes) == 4 and all("fetches it at its first start" in note for note in found.notes)
+    assert found.ok and len(found.notes) == 5 and all("fetches it at its first start" in note for note in found.notes)
 
 
 def test_broken_sources_are_one_sentence_each(tmp_path, capsys):
@@ -544,8 +590,8 @@ def test_every_symbol_our_adapters_use_is_in_the_table(path):
         "from modules import sd_vae\nfor f in names(): around(sd_vae, f)",
         "from modules import sd_vae\nfor m, f in ((sd_vae, 'find_vae'),): around(m, f)",
         "def f(p): p.scripts.run()",
-        "def f(p): getattr(p, 'all_prompts', None)",
-        "def f(model): model.forge_objects.unet",
+        "def f(p): getattr(p, 'all_seeds', None)",
+        "def f(model): model.forge_objects.clip",
         "from modules import sd_models as s\ndef f():\n    data = s.model_data\n    return data.loaded_sd_models",
         "from modules import scripts\nclass A(scripts.Script):\n    def postprocess_batch(self, p): ...",
         "import backend.loader as loader",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from vae_manager import __version__
 from vae_manager.commands import Result
+from vae_manager.commands.bench import add_arguments as add_bench_arguments
 from vae_manager.errors import VaeFileError, VaeManagerError
 
 Command = Callable[[argparse.Namespace], Result]
@@ -80,6 +81,10 @@ def _command(name: str) -> Command:
         from vae_manager.commands.merge import merge
 
         return merge
+    if name == "bench":
+        from vae_manager.commands.bench import bench
+
+        return bench
     from vae_manager.commands.demo import demo
 
     return demo
@@ -143,6 +148,10 @@ def _parser() -> argparse.ArgumentParser:
     add = command("check-host", "does this WebUI have every symbol that the adapters use?")
     add.add_argument("webui", metavar="WEBUI_DIR")
 
+    add = command("bench", "a benchmark against the whole decode and its peers; in a checkout of the source only")
+    add.add_argument("subject", choices=("tiling",))
+    add_bench_arguments(add)
+
     add = command("demo", "the whole chain on a real photograph with the bundled demo VAE")
     add.add_argument("-o", "--output", default="demo-output", metavar="DIR")
 
@@ -167,6 +176,7 @@ def _color_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> N
     add.add_argument("--session", action="store_true", help="the pictures all come from one checkpoint and VAE")
     add.add_argument("--strength", type=float, default=1.0, metavar="0…1")
     add.add_argument("--seed", type=int, default=0, help="of the dither")
+    add.add_argument("--jobs", type=int, metavar="N", help="processes; by default as many as pay")
 
     add = command("calibrate", "the 3×4 colour map that makes one VAE's pictures look like another's")
     add.add_argument("latents", nargs="+", metavar="LATENT")

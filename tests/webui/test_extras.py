@@ -22,10 +22,10 @@ def test_strength_none_leaves_a_pale_picture_and_says_what_it_found():
 
 def test_adjustments_by_hand_are_exact_and_keep_the_alpha():
     image = Image.fromarray(photo()).convert("RGBA")
-    image.putalpha(77)
+    image.putalpha(250)
     done, said = correct_image(image, brightness=0.1)
     assert said == "adjusted: contrast 1, brightness 0.1, saturation 1"
-    assert np.array(done)[..., 3].min() == np.array(done)[..., 3].max() == 77
+    assert np.array(done)[..., 3].min() == np.array(done)[..., 3].max() == 250
     middle = (np.array(image)[..., :3] > 60) & (np.array(image)[..., :3] < 180)
     difference = np.array(done)[..., :3].astype(float) - np.array(image)[..., :3]
     assert abs(difference[middle].mean() - 25.5) < 1

@@ -1,8 +1,8 @@
 """Judge one picture by itself: is it washed out, and if so, how much of it can be undone?
 
-A small network (20 statistics, 16 hidden units) says four things: how sure it is, which parts of the darkest
-level and of the brightest level's distance from white are the fault's, and which chroma gain is right. It was
-trained to bring faded photographs back and punished for touching good and legitimate ones
+A small network (40 statistics; the mean of five with 24 hidden units each) says four things: how sure it is, which
+parts of the darkest level and of the brightest level's distance from white are the fault's, and which chroma gain is
+right. It was trained to bring faded photographs back and punished for touching good and legitimate ones
 (`tools/fit_color_score.py`); docs/color.md has what it reaches on pictures that it never saw. One picture is weak
 evidence: everything in `diagnose` that knows more is asked first.
 """
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vae_manager.color.matrix import identity, stretch
-from vae_manager.color.statistics import Statistics
+from vae_manager.color.statistics import Statistics, saturations
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "color_score.json"
 
@@ -72,9 +72,12 @@ def gate(score: float) -> float:
 
 
 def features(s: Statistics) -> list[float]:
-    """What the network sees: levels and their spread near black and near white, chroma, texture, and the faults'
-    own pattern, black lifted .45 for every .55 that white is lowered."""
+    """What the network sees: levels and their spread near black and near white, chroma, texture, the faults' own
+    pattern (black lifted .45 for every .55 that white is lowered), and how far the most saturated colours are from
+    the edge of the gamut, once the levels are stretched."""
     low, high, chroma = s.floors, [1 - c for c in s.ceilings], s.chromas
+    contrast = max(s.ceilings[0] - low[0], 0.05)
+    dark, bright = saturations([s], low[0], low[0] + contrast)
     return [
         *(_log(low[0]), _log(low[1]), low[1] - low[0], low[2] - low[0], low[3] - low[0]),
         *(_log(high[0]), _log(high[1]), high[1] - high[0], high[2] - high[0], high[3] - high[0]),
@@ -82,7 +85,18 @@ def features(s: Statistics) -> list[float]:
         *(_log(max(0.0, s.dark_max - low[1])), _log(max(0.0, 1 - s.bright_min - high[1]))),
         *(s.mean, _log(s.deviation), _log(s.texture)),
         *(_log(min(low[0] / 0.45, high[0] / 0.55)), _log(min(low[1] / 0.45, high[1] / 0.55))),
+        *(_log(1 - dark), _log(1 - bright), math.log(s.clipped + 0.001)),
+        *(_log(chroma[0] / contrast), _log(chroma[1] / contrast), s.deviation / contrast),
+        *_places([floor - low[0] for floor in s.tile_floors]),
+        *_places([s.ceilings[0] - ceiling for ceiling in s.tile_ceilings]),
+        *(max(s.channel_floors) - min(s.channel_floors), max(s.channel_ceilings) - min(s.channel_ceilings)),
     ]
+
+
+def _places(distances: list[float]) -> list[float]:
+    """How many places come near black (or white): the tiles' distances from it, from the least to the greatest."""
+    ordered = sorted(max(0.0, distance) for distance in distances)
+    return [_log(ordered[0]), _log(ordered[2]), _log(ordered[5]), _log(ordered[8]), ordered[12], ordered[15]]
 
 
 def _log(value: float) -> float:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vae_manager.color.matrix import apply, blend, is_identity
+from vae_manager.color.statistics import all_finite
 
 
 def correct(pixels: Tensor, matrix: Tensor, strength: float = 1.0, changed: Tensor | None = None) -> Tensor:
@@ -15,7 +16,7 @@ def correct(pixels: Tensor, matrix: Tensor, strength: float = 1.0, changed: Tens
     0 and 1 they are mixed.
     """
     matrix = blend(matrix, strength)
-    if is_identity(matrix) or not pixels.isfinite().all():
+    if is_identity(matrix) or not all_finite(pixels):
         return pixels
     out = apply(pixels, matrix)
     if changed is None:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from vae_manager.color.blind import SURE, abstains, judge
-from vae_manager.color.faults import WASHED_OUT, Fault
+from vae_manager.color.faults import TOO_STRONG, WASHED_OUT, Fault
 from vae_manager.color.matrix import identity, is_identity
-from vae_manager.color.pool import MIN_PICTURES, MIN_VETO, different, pooled_map
+from vae_manager.color.pool import MIN_PICTURES, MIN_VETO, different, pooled_map, too_strong
 from vae_manager.color.reference import MAX_RESIDUAL, fit_reference
 from vae_manager.color.statistics import Statistics, statistics
 
@@ -90,7 +90,8 @@ def diagnose(
         pale = fault.sentence.startswith(WASHED_OUT)
         return Diagnosis(fault.cause, 1.0, fault.sentence, washed_out=pale, score=score, remedy=fault.remedy)
     if calibration is not None:
-        reason = "this checkpoint's VAE was calibrated against a reference VAE"
+        looks = f"{WASHED_OUT}: " if _pale(calibration) else f"{TOO_STRONG}: " if _strong(calibration) else ""
+        reason = f"{looks}this checkpoint's VAE was calibrated against a reference VAE"
         return Diagnosis("calibration", 0.98, reason, calibration, _pale(calibration), score)
     note = ""
     if reference is not None:
@@ -109,13 +110,17 @@ def _by_reference(matrix: Tensor, residual: float, score: float) -> Diagnosis:
     if is_identity(matrix):
         return Diagnosis("none", confidence, "its colours agree with the reference", score=score)
     pale = _pale(matrix)
-    looks = WASHED_OUT if pale else "colours shifted"
+    looks = WASHED_OUT if pale else TOO_STRONG if _strong(matrix) else "colours shifted"
     return Diagnosis("reference", confidence, f"{looks}, held against the reference", matrix, pale, score)
 
 
 def _by_pool(own: list[Statistics], score: float, note: str) -> Diagnosis | None:
     """The pool's word; None where it finds a fault, but is too small to be trusted with its measure."""
     matrix, count = pooled_map(own), len(own)
+    if too_strong(own):
+        reason = f"{TOO_STRONG}: most of {count} pictures of this session are driven beyond black and white{note}"
+        remedy = "look at the scale that latents are divided by; what was clipped cannot be brought back"
+        return Diagnosis("session", 1 - 1 / count, reason, score=score, remedy=remedy)
     if is_identity(matrix):
         reason = f"{count} pictures of this session reach black or white, so the VAE does what it should{note}"
         return Diagnosis("none", 1 - 1 / count, reason, score=score)
@@ -138,3 +143,8 @@ def _by_picture(seen: Statistics, score: float, matrix: Tensor, note: str) -> Di
 def _pale(matrix: Tensor) -> bool:
     """Whether a map adds contrast: what it undoes was pale."""
     return bool(torch.linalg.svdvals(matrix[:, :3]).mean() > 1)
+
+
+def _strong(matrix: Tensor) -> bool:
+    """Whether a map takes contrast or chroma away throughout."""
+    return bool(torch.linalg.svdvals(matrix[:, :3]).max() < 1)

@@ -3,7 +3,7 @@ a wrong latent scale cannot be repaired in pixels (no 3×4 recovers more than ha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -49,6 +49,11 @@ def weights_fault(state: Mapping[str, Tensor]) -> Fault | None:
         if name.startswith("decoder.") and name.endswith(".weight") and tensor.ndim == 4 and not tensor.any():
             return _damaged(f"its tensor {name!r} is all zero")
     return None
+
+
+def examined_fault(problems: Sequence[str]) -> Fault | None:
+    """What `library.health.examine` said against a VAE, if anything: the first of its clauses."""
+    return _damaged(problems[0]) if problems else None
 
 
 def known_fault(name: str, quirks: Iterable[str]) -> Fault | None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from vae_manager.color.fit import BOX, box_down, fit_map
 from vae_manager.color.matrix import LUMA
+from vae_manager.color.statistics import all_finite
 
 MAX_RESIDUAL = 0.07
 """Median distance of the colours after the fit. Measured: ≤ .052 for aligned pictures, ≥ .095 for unrelated ones."""
@@ -41,35 +42,45 @@ def fit_reference(pixels: Tensor, reference: Tensor, changed: Tensor | None = No
 
     `changed` (H, W) in [0, 1] says which part was meant to change (an inpaint's mask), and has no say.
     """
-    (height, width), (other_height, other_width) = pixels.shape[1:], reference.shape[1:]
-    ratio = width * other_height / (height * other_width)
-    if abs(ratio - 1) > ASPECT or not (pixels.isfinite().all() and reference.isfinite().all()):
+    if not (same_shape(pixels, reference) and all_finite(pixels) and all_finite(reference)):
         return ReferenceFit(None, 1.0, 0.0)
+    height, width = pixels.shape[1:]
     grid = max(2, round(height / BOX)), max(2, round(width / BOX))
     source, target = box_down(pixels, *grid), box_down(reference, *grid)
-    agreement = _agreement(source, target, grid)
+    alike = agreement(source, target, grid)
     if changed is not None:
         kept = F.adaptive_avg_pool2d(changed[None].double(), grid).flatten() < 0.01
         if kept.sum() < 16:
-            return ReferenceFit(None, 1.0, agreement)
+            return ReferenceFit(None, 1.0, alike)
         source, target = source[kept], target[kept]
     matrix, residuals = fit_map(source, target)
     residual = float(residuals.median())
-    if residual > MAX_RESIDUAL or agreement < MIN_AGREEMENT or not _plausible(matrix):
-        return ReferenceFit(None, residual, agreement)
+    if residual > MAX_RESIDUAL or alike < MIN_AGREEMENT or not _plausible(matrix):
+        return ReferenceFit(None, residual, alike)
     moved = (source @ matrix[:, :3].T + matrix[:, 3] - source).norm(dim=1)
     if moved.median() < UNSEEN:
         matrix = torch.eye(3, 4, dtype=torch.float64)
-    return ReferenceFit(matrix, residual, agreement)
+    return ReferenceFit(matrix, residual, alike)
 
 
-def _agreement(source: Tensor, target: Tensor, grid: tuple[int, int]) -> float:
+def same_shape(pixels: Tensor, reference: Tensor) -> bool:
+    """Whether two pictures (3, H, W) of whatever size have the same proportions."""
+    (height, width), (other_height, other_width) = pixels.shape[1:], reference.shape[1:]
+    return abs(width * other_height / (height * other_width) - 1) <= ASPECT
+
+
+def agreement(source: Tensor, target: Tensor, grid: tuple[int, int], kept: Tensor | None = None) -> float:
     """Correlation of the differences between neighbours' lumas: 1 for the same picture, about 0 for others.
 
+    `source` and `target` are the colours (P, 3) of a grid's P blocks, `kept` (P,) those that have a say (all).
     Differences are clipped at three times their median, so that one strong edge does not decide.
     """
     weights = source.new_tensor(LUMA)
-    a, b = (_differences((colours @ weights).reshape(grid)) for colours in (source, target))
+    rows, columns = grid
+    pairs = torch.ones(rows * columns, dtype=torch.bool) if kept is None else kept
+    pairs = pairs.reshape(grid)
+    both = torch.cat([(pairs[1:] & pairs[:-1]).flatten(), (pairs[:, 1:] & pairs[:, :-1]).flatten()])
+    a, b = (_differences((colours @ weights).reshape(grid))[both] for colours in (source, target))
     scale = (a.norm() * b.norm()).clamp(min=1e-9)
     return float(a @ b / scale)
 

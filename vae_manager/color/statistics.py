@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vae_manager.color.matrix import luma
+from vae_manager.color.matrix import LUMA
 
 SAMPLE = 1 << 15
 """About this many pixels are looked at, evenly spread."""
@@ -21,6 +23,20 @@ CHROMAS = (0.5, 0.95, 0.99)
 
 STEP = 2 / 255
 """A smaller difference between neighbours is no texture."""
+
+
+TONES = 16
+"""Even parts of the range of luma, in each of which the most colourful pixels are looked for."""
+
+EDGE, EDGE_PIXELS = 0.01, 64
+"""The quantile that counts as a tone's edge, and the least pixels a tone or tile must have."""
+
+
+TILES = 4
+"""Rows and columns of tiles: a fault lifts black in all of them alike, fog and a bright sky do not."""
+
+MIDDLE = (0.15, 0.9)
+"""Where luma says how saturated a colour is: near black and white every level does."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +63,50 @@ class Statistics:
     """Standard deviation of luma."""
     texture: float
     """Share of pixels whose luma differs from their neighbour's by more than `STEP`."""
+    dark_edges: tuple[float, ...]
+    """In each of `TONES` tones of luma the `EDGE` quantile of m; 1 where a tone has too few pixels."""
+    bright_edges: tuple[float, ...]
+    """The same of M from above: its 1 − `EDGE` quantile; 0 where a tone has too few pixels."""
+    tile_floors: tuple[float, ...]
+    """The `EDGE` quantile of m in each tile."""
+    tile_ceilings: tuple[float, ...]
+    """The 1 − `EDGE` quantile of M in each tile."""
+    clipped: float
+    """Share of pixels with a channel at 0 or 1, or beyond."""
     finite: bool = True
 
 
-NOT_FINITE = Statistics((0.0,) * 4, (0.0,) * 4, (0.0,) * 3, 0.0, 0.0, (0.0,) * 3, (0.0,) * 3, 0.0, 0.0, 0.0, False)
+NOT_FINITE = Statistics(
+    (0.0,) * 4,
+    (0.0,) * 4,
+    (0.0,) * 3,
+    0.0,
+    0.0,
+    (0.0,) * 3,
+    (0.0,) * 3,
+    0.0,
+    0.0,
+    0.0,
+    (1.0,) * TONES,
+    (0.0,) * TONES,
+    (0.0,) * 16,
+    (0.0,) * 16,
+    0.0,
+    False,
+)
 
 
 def statistics(pixels: Tensor) -> Statistics:
-    """Statistics of one picture (3, H, W)."""
-    stride = max(1, math.ceil(math.sqrt(pixels.shape[1] * pixels.shape[2] / SAMPLE)))
-    v = pixels[:, ::stride, ::stride].float()
-    if not math.isfinite(float(pixels.sum(dtype=torch.float64))):  # one NaN anywhere makes the sum NaN
+    """Statistics of one picture (3, H, W), float in [0, 1] (what is outside counts as 0 or 1)."""
+    if not all_finite(pixels):
         return NOT_FINITE
-    low, high, y = v.amin(0), v.amax(0), luma(v)
+    stride = max(1, math.ceil(math.sqrt(pixels.shape[1] * pixels.shape[2] / SAMPLE)))
+    r, g, b = v = _sample(pixels[:, ::stride, ::stride])
+    low, high, y = np.minimum(np.minimum(r, g), b), np.maximum(np.maximum(r, g), b), _luma(v)
     lows, highs, channels = _counts(low), _counts(high), [_counts(channel) for channel in v]
-    beside = luma(pixels[:, ::stride, 1::stride].float())
-    steps = (beside - y[:, : beside.shape[1]]).abs() > STEP
-    deviation, mean = torch.std_mean(y, correction=0)
+    beside = _luma(_sample(pixels[:, ::stride, 1::stride]))
+    steps = np.abs(beside - y[:, : beside.shape[1]]) > STEP
+    tones, tiles, dark, bright = _tones(y), _tiles(*y.shape), _levels(low), _levels(1 - high)
     return Statistics(
         floors=_quantiles(lows, FLOORS),
         ceilings=_quantiles(highs, CEILINGS),
@@ -72,19 +115,69 @@ def statistics(pixels: Tensor) -> Statistics:
         bright_min=_quantiles(lows, CEILINGS[1:2])[0],
         channel_floors=tuple(_quantiles(channel, FLOORS[:1])[0] for channel in channels),
         channel_ceilings=tuple(_quantiles(channel, CEILINGS[:1])[0] for channel in channels),
-        mean=float(mean),
-        deviation=float(deviation),
-        texture=float(steps.float().mean()) if steps.numel() else 0.0,
+        mean=float(y.mean()),
+        deviation=float(y.std()),
+        texture=float(steps.mean()) if steps.size else 0.0,
+        dark_edges=_edges(tones, dark, TONES),
+        bright_edges=tuple(1 - edge for edge in _edges(tones, bright, TONES)),
+        tile_floors=_edges(tiles, dark, TILES**2),
+        tile_ceilings=tuple(1 - edge for edge in _edges(tiles, bright, TILES**2)),
+        clipped=float(((low <= 0) | (high >= 1)).mean()),
     )
 
 
-def _counts(values: Tensor) -> Tensor:
+def saturations(pictures: Sequence[Statistics], floor: float, ceiling: float) -> tuple[float, float]:
+    """The greatest 1 − m/Y and 1 − (1 − M)/(1 − Y) in the middle tones, once floor and ceiling are stretched."""
+    contrast = ceiling - floor
+    dark = bright = 0.5
+    for s in pictures:
+        for tone in range(TONES):
+            y = ((tone + 0.5) / TONES - floor) / contrast
+            if MIDDLE[0] < y < MIDDLE[1]:
+                dark = max(dark, 1 - (s.dark_edges[tone] - floor) / contrast / y)
+                bright = max(bright, 1 - (ceiling - s.bright_edges[tone]) / contrast / (1 - y))
+    return min(dark, 1.0), min(bright, 1.0)
+
+
+def all_finite(pixels: Tensor) -> bool:
+    """Whether no pixel is NaN or infinite: one anywhere makes the sum so."""
+    return math.isfinite(float(pixels.sum(dtype=torch.promote_types(pixels.dtype, torch.float32))))
+
+
+def _sample(view: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(view.detach().float().cpu().numpy())
+
+
+def _luma(v: np.ndarray) -> np.ndarray:
+    return LUMA[0] * v[0] + LUMA[1] * v[1] + LUMA[2] * v[2]
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    return (values * 255).clip(0, 255).astype(np.intp)
+
+
+def _tones(y: np.ndarray) -> np.ndarray:
+    return (y * TONES).clip(0, TONES - 1).astype(np.intp)
+
+
+def _tiles(height: int, width: int) -> np.ndarray:
+    rows, columns = (np.arange(length) * TILES // length for length in (height, width))
+    return rows[:, None] * TILES + columns
+
+
+def _edges(group: np.ndarray, levels: np.ndarray, groups: int) -> tuple[float, ...]:
+    """The `EDGE` quantile of the 8-bit levels, as a share of 255, in each group; 1 where a group has too few."""
+    counts = np.bincount((group * 256 + levels).ravel(), minlength=groups * 256).reshape(groups, 256).cumsum(1)
+    edge = (counts < EDGE * counts[:, -1:]).sum(1) / 255
+    return tuple(np.where(counts[:, -1] < EDGE_PIXELS, 1.0, edge).tolist())
+
+
+def _counts(values: np.ndarray) -> np.ndarray:
     """Cumulative share of values, clamped to [0, 1], at `BINS` even steps."""
-    index = values.clamp(0, 1).mul(BINS - 1).round_().to(torch.int32).flatten()
-    counts = torch.bincount(index, minlength=BINS).cumsum(0)
-    return counts.double() / index.numel()
+    index = np.rint(values.clip(0, 1) * (BINS - 1)).astype(np.intp).ravel()
+    return np.bincount(index, minlength=BINS).cumsum() / index.size
 
 
-def _quantiles(cumulative: Tensor, at: tuple[float, ...]) -> tuple[float, ...]:
-    index = torch.searchsorted(cumulative, torch.tensor(at, dtype=cumulative.dtype, device=cumulative.device))
-    return tuple(i / (BINS - 1) for i in index.clamp(max=BINS - 1).tolist())
+def _quantiles(cumulative: np.ndarray, at: tuple[float, ...]) -> tuple[float, ...]:
+    index = np.searchsorted(cumulative, at).clip(max=BINS - 1)
+    return tuple((index / (BINS - 1)).tolist())

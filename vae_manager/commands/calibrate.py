@@ -16,7 +16,7 @@ from vae_manager.codec.build import build_kl
 from vae_manager.codec.latents import load_latent
 from vae_manager.codec.whole import decode
 from vae_manager.color.bake import fold_decoder, fold_encoder
-from vae_manager.color.fit import BOX, box_down, fit_map
+from vae_manager.color.calibration import measure
 from vae_manager.color.matrix import adjustment, affine, compose, identity, invert, is_identity
 from vae_manager.commands import Result, open_file
 from vae_manager.errors import BadInputError, VaeFileError
@@ -25,9 +25,6 @@ from vae_manager.library.hashing import HashCache
 from vae_manager.library.identify import Identity, identify
 from vae_manager.library.state import load_kl_state
 from vae_manager.user_data import user_folder
-
-MAX_LATENT = 64
-"""Only the middle 64×64 of a larger latent is decoded: it says enough about colour, and costs little memory."""
 
 PROBE_SEED = 0
 
@@ -39,12 +36,7 @@ def calibrate(args: argparse.Namespace) -> Result:
     families = {identity.family for _, _, identity in (vae, reference)} - {"unknown"}
     if len(families) > 1:
         raise BadInputError("The two VAEs are of different families, so no latent means the same to both.")
-    pairs = [(_colours(vae, z), _colours(reference, z)) for z in latents]
-    source, target = (torch.cat([pair[i] for pair in pairs]) for i in (0, 1))
-    if not (source.isfinite().all() and target.isfinite().all()):
-        raise BadInputError("One of the VAEs makes NaN of these latents, so there is nothing to compare.")
-    matrix, residuals = fit_map(source, target)
-    residual = float(residuals.median())
+    matrix, residual = measure(build_kl(*vae[:2]), build_kl(*reference[:2]), latents)
     document = {"matrix": rows(matrix), "residual": round(residual, 6)}
     if args.output:
         _write_text(Path(args.output), json.dumps(document))
@@ -88,15 +80,6 @@ def _load(path: str) -> tuple[dict[str, Tensor], int, Identity]:
         return *load_kl_state(file, torch.float32), identify(file)
     except VaeFileError as error:
         raise BadInputError(error.sentence(path)) from error
-
-
-def _colours(vae: tuple[dict[str, Tensor], int, Identity], z: Tensor) -> Tensor:
-    """Box-filtered colours (P, 3) in [0, 1] of what this VAE makes of the latent."""
-    top, left = (max(0, side - MAX_LATENT) // 2 for side in z.shape[2:])
-    z = z[:, :, top : top + MAX_LATENT, left : left + MAX_LATENT]
-    pixels = decode(build_kl(vae[0], vae[1]), z) / 2 + 0.5
-    height, width = (max(1, side // BOX) for side in pixels.shape[2:])
-    return torch.cat([box_down(picture, height, width) for picture in pixels])
 
 
 # --- bake

@@ -6,12 +6,14 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -19,8 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vae_manager.codec.pictures import picture_errors
-from vae_manager.color.correct import correct_levels
 from vae_manager.color.diagnose import Diagnosis, diagnose
+from vae_manager.color.images import corrected, visible
 from vae_manager.color.matrix import blend, is_identity
 from vae_manager.color.statistics import Statistics, statistics
 from vae_manager.commands import Result
@@ -32,6 +34,9 @@ MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1")
 """Pictures of 8 bits a channel or less, in RGB or grey. Others (CMYK, 16 bits) are refused."""
 
 MAX_JOBS = 8
+
+WORTH_A_PROCESS = 12
+"""Pictures for which starting another process (2 s) is worth it."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,15 +50,13 @@ def color_pictures(args: argparse.Namespace) -> Result:
         raise BadInputError("Say where the pictures go with -o DIR, or ask for --diagnose alone.")
     paths = _paths(args.images)
     targets = [None] * len(paths) if args.diagnose else _targets(paths, Path(args.output))
-    reference = _pixels(open_picture(Path(args.reference))) if args.reference else None
-    pool: Sequence[Statistics] = ()
-    if args.session:
-        pool = _each(paths, lambda path: statistics(_pixels(open_picture(path))), "session")
-
-    def one(task: tuple[Path, Path | None]) -> dict[str, Any]:
-        return _one(task[0], task[1], reference, pool, args.strength, args.seed)
-
-    documents = _each(list(zip(paths, targets, strict=True)), one, "color")
+    jobs = _jobs(args.jobs, len(paths))
+    if args.reference:
+        open_picture(Path(args.reference))  # so that a bad one is refused before any work is done
+    with _workers(jobs) as each:
+        pool = each(_look, paths, "session") if args.session else []
+        one = partial(_one, reference=args.reference, pool=pool, strength=args.strength, seed=args.seed)
+        documents = each(one, list(zip(paths, targets, strict=True)), "color")
     return Result(documents, "\n".join(_line(document) for document in documents))
 
 
@@ -67,6 +70,8 @@ def open_picture(path: Path) -> Image.Image:
         image = Image.open(path)
         if image.mode not in MODES:
             raise BadInputError(f"{str(path)!r} is a picture of the kind {image.mode}; convert it to 8-bit RGB first.")
+        if any(";16" in str(part) for part in image.tile):  # Pillow would drop the lower half without a word
+            raise BadInputError(f"{str(path)!r} has 16 bits a channel; convert it to 8-bit RGB first.")
         if getattr(image, "n_frames", 1) > 1:
             raise BadInputError(f"{str(path)!r} holds several pictures (an animation?); take one of them out first.")
         image.load()
@@ -111,40 +116,31 @@ def _targets(paths: Sequence[Path], folder: Path) -> list[Path]:
 # --- one picture
 
 
+def _look(path: Path) -> Statistics:
+    return statistics(visible(open_picture(path)))
+
+
 def _one(
-    path: Path, target: Path | None, reference: Tensor | None, pool: Sequence[Statistics], strength: float, seed: int
+    task: tuple[Path, Path | None], reference: str | None, pool: Sequence[Statistics], strength: float, seed: int
 ) -> dict[str, Any]:
+    path, target = task
     image = open_picture(path)
-    found = diagnose(_pixels(image), reference=reference, pool=pool)
+    shown = _reference(reference) if reference else None
+    found = diagnose(visible(image), reference=shown, pool=pool)
     applied = target is not None and not is_identity(blend(found.matrix, strength))
     if target is not None:
         _write(target, lambda part: _save(image, found, strength, seed, part) if applied else shutil.copy2(path, part))
     return {"path": str(path), "output": str(target) if target else None, "applied": applied, **found.document()}
 
 
-def _pixels(image: Image.Image) -> Tensor:
-    """(3, H, W) in [0, 1] of what can be seen: transparent pixels have no say, so they are laid on mid-grey."""
-    rgb = image.convert("RGB")
-    if _has_alpha(image):
-        rgba = image.convert("RGBA")
-        rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, (128, 128, 128, 255)), rgba).convert("RGB")
-    return _levels(rgb).float() / 255
-
-
-def _levels(rgb: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
-
-
-def _has_alpha(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+@cache
+def _reference(path: str) -> Tensor:
+    return visible(open_picture(Path(path)))
 
 
 def _save(image: Image.Image, found: Diagnosis, strength: float, seed: int, target: Path) -> None:
     """Write the corrected picture with the alpha, text, EXIF, XMP and colour profile of the original."""
-    levels = correct_levels(_levels(image.convert("RGB")), found.matrix, strength, seed)
-    out = Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
-    if _has_alpha(image):
-        out.putalpha(image.convert("RGBA").getchannel("A"))
+    out = corrected(image, found.matrix, strength, seed)
     options: dict[str, Any] = {"icc_profile": image.info.get("icc_profile"), "exif": image.info.get("exif")}
     options["dpi"] = image.info.get("dpi")
     kind = image.format or "PNG"
@@ -183,12 +179,32 @@ def _write(target: Path, save: Callable[[Path], object]) -> None:
 # --- many pictures
 
 
-def _each(items: Sequence[T], work: Callable[[T], R], what: str) -> list[R]:
-    """`work` on every item, on several cores (Pillow and torch let go of Python's lock), in order."""
-    jobs = min(os.cpu_count() or 1, MAX_JOBS, len(items))
-    with ThreadPoolExecutor(jobs) as executor:
-        results = executor.map(work, items)
-        return list(tqdm(results, total=len(items), desc=what, leave=False, file=sys.stderr, disable=len(items) < 2))
+def _jobs(wanted: int | None, pictures: int) -> int:
+    """How many processes: as asked for, else as many as there are cores, none of them for a handful of pictures."""
+    if wanted is not None and wanted < 1:
+        raise BadInputError(f"The number of jobs must be 1 or more, not {wanted}.")
+    return min(wanted or min(os.cpu_count() or 1, MAX_JOBS, pictures // WORTH_A_PROCESS), pictures) or 1
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[Callable[[Callable[[T], R], Sequence[T], str], list[R]]]:
+    """What does a function on every item, in order, with a progress bar: in this process, or in several others.
+
+    They are started afresh (spawned): a fork of a process in which torch has threads can hang.
+    """
+
+    def shown(results: Iterable[R], total: int, what: str) -> list[R]:
+        return list(tqdm(results, total=total, desc=what, leave=False, file=sys.stderr, disable=total < 2))
+
+    if jobs == 1:
+        yield lambda work, items, what: shown(map(work, items), len(items), what)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        try:
+            yield lambda work, items, what: shown(executor.map(work, items, chunksize=4), len(items), what)
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
 
 
 def _line(document: dict[str, Any]) -> str:

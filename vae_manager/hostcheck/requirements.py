@@ -526,6 +526,13 @@ _PAGE = (
             "modules.scripts.Script.paste_field_names",
         ),
     ),
+    Requirement(
+        "extras",
+        Symbol("modules.scripts_postprocessing.ScriptPostprocessing", members=("name", "order", "ui", "process")),
+        "scripts/vae_manager_extras.py",
+        uses=("modules.scripts_postprocessing",),
+        without="the Extras tab has no part of ours",
+    ),
     Requirement("options", Symbol("modules.shared.opts"), _ENTRY),
     Requirement(
         "extra-network",

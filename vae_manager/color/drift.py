@@ -1,0 +1,86 @@
+"""Keep img2img and loopback from drifting: a picture that goes through a VAE again and again loses a little contrast
+and gains a little colour each time, and after ten loops it shows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vae_manager.color.fit import BOX, box_down
+from vae_manager.color.matrix import apply, compose, identity
+from vae_manager.color.reference import agreement, same_shape
+from vae_manager.color.statistics import all_finite
+
+SAME = 0.85
+"""Least correlation of the two pictures' local contrast: below, what they show was changed (docs/color.md)."""
+
+GAINS = (0.67, 1.5)
+"""What one loop can take or add. More is no drift, but a fault or a wish."""
+
+SHIFT = 0.12
+"""The same for the channels' means."""
+
+ROUNDS = 3
+"""The gamut step moves means a little, so what is left is matched again."""
+
+LEAST = 0.01
+"""A channel with less deviation than this has no contrast to match, only a mean."""
+
+
+def hold(pixels: Tensor, reference: Tensor, changed: Tensor | None = None) -> Tensor:
+    """`pixels` (3, H, W), float, gamma RGB in [0, 1], with the channel means and contrasts of `reference`.
+
+    Round the result to 8 bits (`correct.to_levels`): truncation darkens by half a level a loop.
+
+    Args:
+        reference: what went into the loop, of the same shape as far as proportions go.
+        changed: (H, W) in [0, 1], the part that was meant to change; it has no say and is left bit for bit as it is.
+
+    Returns:
+        float32; the very same object where the content was changed, or the colours moved further than drift does.
+    """
+    matrix = drift_map(pixels, reference, changed)
+    if matrix is None:
+        return pixels
+    out = apply(pixels, matrix)
+    return out if changed is None else torch.where(changed > 0, pixels.to(out), out)
+
+
+def drift_map(pixels: Tensor, reference: Tensor, changed: Tensor | None = None) -> Tensor | None:
+    """The map (3, 4) with which `hold` works: a gain and an offset for each channel; None: leave it alone."""
+    if not (same_shape(pixels, reference) and all_finite(pixels) and all_finite(reference)):
+        return None
+    grid = max(2, round(pixels.shape[1] / BOX)), max(2, round(pixels.shape[2] / BOX))
+    target = box_down(reference, *grid)
+    kept = torch.ones(len(target), dtype=torch.bool)
+    if changed is not None:
+        kept = F.adaptive_avg_pool2d(changed[None].double(), grid).flatten() < 0.01
+    if kept.sum() < 16 or agreement(box_down(pixels, *grid), target, grid, kept) < SAME:
+        return None
+    matrix = identity()
+    have, want = _moments(pixels, changed), _moments(reference, None if changed is None else _fit(changed, reference))
+    for _ in range(ROUNDS):
+        matrix = compose(_match(_moments(apply(pixels, matrix), changed), want), matrix)
+    gains = matrix[:, :3].diagonal()
+    near = gains.min() >= GAINS[0] and gains.max() <= GAINS[1] and (have[0] - want[0]).abs().max() <= SHIFT
+    return matrix if near else None
+
+
+def _moments(pixels: Tensor, changed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations (3,) of the channels, outside the changed part."""
+    colours = pixels.flatten(1) if changed is None else pixels[:, changed <= 0]
+    deviation, mean = torch.std_mean(colours.double(), dim=1, correction=0)
+    return mean, deviation
+
+
+def _match(have: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor]) -> Tensor:
+    """The map from some means and deviations to others."""
+    (mean, deviation), (wanted, other) = have, want
+    flat = torch.minimum(deviation, other) < LEAST
+    gain = torch.where(flat, torch.ones_like(deviation), other / deviation.clamp(min=LEAST))
+    return torch.cat([torch.diag(gain), (wanted - gain * mean)[:, None]], dim=1)
+
+
+def _fit(changed: Tensor, reference: Tensor) -> Tensor:
+    return F.interpolate(changed[None, None].float(), reference.shape[1:])[0, 0]
