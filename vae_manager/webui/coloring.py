@@ -6,6 +6,7 @@ Works on what `postprocess_batch_list` hands over: float pictures, before ADetai
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from vae_manager.color.correct import correct
 from vae_manager.color.diagnose import Diagnosis, diagnose
 from vae_manager.color.drift import hold
-from vae_manager.color.faults import Fault, known_fault, scale_fault
+from vae_manager.color.faults import Fault, examined_fault, known_fault, scale_fault
 from vae_manager.color.session import ColorSession
 from vae_manager.color.statistics import statistics
 from vae_manager.library.families import FAMILIES, family_title
@@ -134,10 +135,10 @@ def reference_of(p: Any, picture: Tensor, index: int) -> Reference | None:
     return Reference(pixels, None if mask is None else _pixels(mask.convert("L"), width, height))
 
 
-def vae_fault(sha256: str | None) -> Fault | None:
-    """A VAE that is known to be flat, by its hash."""
+def vae_fault(sha256: str | None, problems: Sequence[str] = ()) -> Fault | None:
+    """What is known against a VAE: what was found in its weights, or that its hash is that of a flat one."""
     known = by_sha256(sha256) if sha256 else None
-    return known_fault(known.name, known.quirks) if known else None
+    return examined_fault(problems) or (known_fault(known.name, known.quirks) if known else None)
 
 
 def rescaled(used: float | None, family: str) -> tuple[float, Fault] | None:

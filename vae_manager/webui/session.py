@@ -364,7 +364,8 @@ class Session:
         choice = self._choice(p, job, "decode", picture)
         own = vae_file(job.own) if choice.kind == "host" and job.own else None
         vae = choice.vae or own or checkpoint
-        return Made(checkpoint.version, vae.version, vae_fault(job.hashes.get(vae.path)))
+        problems = self.chooser.facts.health(vae)  # as far as it was looked at in the background
+        return Made(checkpoint.version, vae.version, vae_fault(job.hashes.get(vae.path), problems))
 
     def _undo(self, job: Job | None) -> None:
         while job and job.undo:
