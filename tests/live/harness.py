@@ -101,6 +101,7 @@ class WebUI:
         folder = self.data / "extensions"
         for extension in extensions:
             install(extension, folder / ("vae-manager" if extension == PROJECT else extension.name))
+        (self.data / "tmp").mkdir(exist_ok=True)  # Neo's temporary files go there, and it does not make the folder
         (self.data / "config.json").write_text(json.dumps(CONFIG, indent=4))
         python = os.environ.get("WEBUI_PYTHON") or str(self.webui / "venv" / "bin" / "python")
         command = [

@@ -116,25 +116,14 @@ def test_xyz_names_what_is_wrong(webui: WebUI):
 
 
 def xyz(webui: WebUI, axis: str, values: list[str]) -> list[object]:
-    """The stock script's arguments: its axes by their place in its list, which the host's page tells."""
-    choices = webui.dropdown_choices("script_txt2img_xyz_plot_x_type")
-    nothing = [0, "", []]
-    return [
-        choices.index(axis),
-        "",
-        values,
-        *nothing,
-        *nothing,
-        True,
-        True,
-        False,
-        False,
-        False,
-        False,
-        False,
-        0,
-        False,
-    ]
+    """The stock script's arguments: its own defaults, one axis, and the single pictures beside the grid."""
+    script = next(s for s in webui.get("/sdapi/v1/script-info") if s["name"] == "x/y/z plot" and not s["is_img2img"])
+    arguments: list[object] = [argument["value"] for argument in script["args"]]
+    # an axis is its type (its place in the page's list), its values as text, and as a choice from a list
+    arguments[:9] = [webui.dropdown_choices("script_txt2img_xyz_plot_x_type").index(axis), "", values, *[0, "", []] * 2]
+    labels = [str(argument["label"]).casefold() for argument in script["args"]]
+    arguments[labels.index("include sub images")] = True
+    return arguments
 
 
 @pytest.mark.parametrize("job", ["txt2img", "img2img", "hires-pixel", "batches"])
