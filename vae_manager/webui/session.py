@@ -98,16 +98,15 @@ class Session:
 
     def preview(self, settings: PanelSettings) -> tuple[Checkpoint, Decision] | None:
         """What the checkpoint that is loaded would get with these settings; None while no model is loaded."""
-        with self._lock:
-            model = self.host.current_model()
-            checkpoint = self._checkpoint(model) if model is not None else None
-            if model is None or checkpoint is None:
-                return None
-            own = self.host.loaded_vae(model)
-            words = f"the WebUI's own choice: {own.name if own else 'the baked VAE'}"
-            standing, anyway = self.host.standing_vae(model), self.options.allow_other_family
-            asked = Asked(settings, True, standing=standing, host=words, allow_other_family=anyway)
-            return checkpoint, self.chooser.decide(asked, None, checkpoint, self.index())
+        model = self.host.current_model()  # without the lock: a panel must not wait for a decode
+        checkpoint = self._checkpoint(model) if model is not None else None
+        if model is None or checkpoint is None:
+            return None
+        own = self.host.loaded_vae(model)
+        words = f"the WebUI's own choice: {own.name if own else 'the baked VAE'}"
+        standing, anyway = self.host.standing_vae(model), self.options.allow_other_family
+        asked = Asked(settings, True, standing=standing, host=words, allow_other_family=anyway)
+        return checkpoint, self.chooser.decide(asked, None, checkpoint, self.index())
 
     def automatic(self) -> str:
         """What the automatic choice is just now, in a line."""

@@ -20,7 +20,8 @@ class ReForge(Host):
         return getattr(getattr(model.forge_objects, "vae", None), "first_stage_model", None)
 
     def scale_factor(self, model: Any, stage: nn.Module) -> float | None:
-        return float(model.forge_objects.unet.model.model_config.latent_format.scale_factor)
+        found = getattr(model.forge_objects.unet.model.model_config.latent_format, "scale_factor", None)
+        return float(found) if isinstance(found, (int, float)) else None
 
     def free_memory(self, device: torch.device) -> int | None:
         from ldm_patched.modules import model_management
