@@ -52,6 +52,16 @@ def by(seed: int, row: int) -> Tensor:
     return decode(make_vae(seed=seed), Z[row : row + 1])
 
 
+def test_what_goes_into_the_apis_answer_can_be_written_as_json(session, host):
+    job = start(session, ["x <vae:b>", "x"], PanelSettings(True, color="auto"))
+    mine = job.extra_generation_params
+    assert callable(mine[KEY]) and callable(mine[COLOR_KEY])
+    processed = SimpleNamespace(extra_generation_params=mine, all_prompts=job.all_prompts)
+    session.finish(job, processed)
+    assert json.loads(json.dumps(processed.extra_generation_params))[KEY].startswith("vae=b.safetensors")
+    assert callable(mine[KEY])  # pictures that are saved later still have their own
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_each_picture_of_a_batch_is_decoded_by_its_own_vae(session, host, at_once: bool):
     before = host.pixels()

@@ -32,6 +32,19 @@ def record(host: Host, p: Any, job: Job, decisions: Mapping[Name, Decision]) -> 
     host.record(p, said(lambda decision: job.named(decision)[0]), said(lambda decision: job.named(decision)[1]))
 
 
+def settle(processed: Any) -> None:
+    """Once the pictures are written, put the first picture's values in place of functions: they go into the API's
+    answer, and not every host can write a function as JSON."""
+    params = dict(getattr(processed, "extra_generation_params", None) or {})
+    ours = [key for key in (KEY, COLOR_KEY, "VAE", "VAE hash") if callable(params.get(key))]
+    for key in ours:
+        value = params[key](all_prompts=getattr(processed, "all_prompts", None), index=0)
+        params.pop(key) if value is None else params.update({key: value})
+    if ours:
+        # a copy: the original belongs to pictures that are saved already
+        processed.extra_generation_params = params
+
+
 def _picture(p: Any, known: Mapping[str, Any]) -> int:
     """Which picture an infotext is for: while a batch is saved hosts count within it, afterwards over the job."""
     index = int(known.get("index") or 0)

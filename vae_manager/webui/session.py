@@ -38,7 +38,7 @@ from vae_manager.webui.hosts.base import Guards, Host
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.job import Job, Name, Tags, as_host, files_of, first_picture, read_tags, told
 from vae_manager.webui.options import Options
-from vae_manager.webui.record import record
+from vae_manager.webui.record import record, settle
 from vae_manager.webui.settings import PanelSettings
 from vae_manager.webui.tiny import Tinies, decode_tiny
 
@@ -171,6 +171,7 @@ class Session:
             self.release()
             if processed is None:
                 return
+            settle(processed)
             try:
                 if self.options.remember:
                     self._remember(job)
