@@ -92,7 +92,7 @@ def test_half_precision_is_no_worse_than_the_whole(dtype: torch.dtype) -> None:
     exact = vae.decode(z)
     vae.to(dtype)
     whole = (vae.decode(z.to(dtype)).float() - exact).square().mean().sqrt()
-    for mode in ("A", "D"):
+    for mode in MODES:
         result = stream_decode(vae, z, plan=plan_decode(vae, z.shape, mode=mode, strip_pixels=256))
         assert result.tensor.dtype == dtype and not result.report.retries
         assert (result.tensor.float() - exact).square().mean().sqrt() <= 1.05 * whole
@@ -379,11 +379,11 @@ from tests.codec.streaming_vaes import small_vae
 from vae_manager.codec.streaming import plan_decode, stream_decode
 torch.set_num_threads(1)
 vae = small_vae((32, 32, 32, 32), dtype=torch.float32, attention=False)
-z = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(5))
+z = torch.randn(1, 4, 96, 96, generator=torch.Generator().manual_seed(5))
 stream_decode(vae, z[..., :8, :8])
 plan = plan_decode(vae, z.shape, mode="A")
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + plan.peak_bytes // 2, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + plan.peak_bytes * 6 // 10, resource.RLIM_INFINITY))
 result = stream_decode(vae, z, plan=plan)
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 error = float((result.tensor - stream_decode(vae, z, plan=plan).tensor).abs().max())

@@ -14,16 +14,22 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.build import Autoencoder, build
 from vae_manager.codec.latents import Latent, load_latent, save_latent
 from vae_manager.codec.pictures import load_picture, pad_to_multiple, save_picture
-from vae_manager.codec.streaming import StreamResult, stream_decode, stream_encode
+from vae_manager.codec.streaming import (
+    Plan,
+    StreamResult,
+    plan_decode,
+    plan_encode,
+    stream_decode,
+    stream_encode,
+)
 from vae_manager.codec.whole import check_latent, decode, encode, latent_of
 from vae_manager.commands import Result, megabytes, open_file
 from vae_manager.commands.library import DTYPES
 from vae_manager.commands.measure import Measured, measure
-from vae_manager.errors import BadInputError
+from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.families import FAMILIES
 from vae_manager.library.identify import Identity, identify
 from vae_manager.library.state import load_state
@@ -61,37 +67,42 @@ def decode_latent(args: argparse.Namespace) -> Result:
 
 def _encode(vae: Autoencoder, pixels: Tensor, args: argparse.Namespace) -> tuple[Tensor, str]:
     """The moments, and how they were computed."""
-    if not _streams(vae, args):
-        return encode(vae, pixels), "whole"
-    return _streamed(stream_encode, "encode", vae, pixels, args)
+    plan = _plan(plan_encode, vae, pixels, args)
+    return (encode(vae, pixels), "whole") if plan is None else _streamed(stream_encode, vae, pixels, plan)
 
 
 def _decode(vae: Autoencoder, z: Tensor, args: argparse.Namespace) -> tuple[Tensor, str]:
     """The pixels, and how they were computed."""
-    if not _streams(vae, args):
-        return decode(vae, z), "whole"
     check_latent(z, vae.config.latent_channels)
-    return _streamed(stream_decode, "decode", vae, z, args)
+    plan = _plan(plan_decode, vae, z, args)
+    return (decode(vae, z), "whole") if plan is None else _streamed(stream_decode, vae, z, plan)
 
 
-def _streamed(
-    stream: Callable[..., StreamResult], name: str, vae: Autoencoder, x: Tensor, args: argparse.Namespace
-) -> tuple[Tensor, str]:
-    weight = next(vae.parameters())
-    with _progress(name) as progress:
-        done = stream(vae, x.to(weight.device, weight.dtype), memory_limit=memory_limit(args), on_progress=progress)
+def _plan(make: Callable[..., Plan], vae: Autoencoder, x: Tensor, args: argparse.Namespace) -> Plan | None:
+    """How to stream; None: not at all. `auto` streams wherever it can: that is exact, smaller and faster.
+
+    Raises:
+        BadInputError: streaming was asked for, and this VAE cannot be streamed.
+        MemoryLimitError: nothing fits.
+    """
+    limit = memory_limit(args)
+    if args.mode == "whole":
+        return None
+    try:
+        return make(vae, tuple(x.shape), memory_limit=limit)
+    except VaeFileError as error:
+        if args.mode == "exact" or limit:
+            raise BadInputError(
+                f"This VAE cannot be streamed: {error}. Leave out --mode exact and --memory-limit."
+            ) from error
+        return None
+
+
+def _streamed(stream: Callable[..., StreamResult], vae: Autoencoder, x: Tensor, plan: Plan) -> tuple[Tensor, str]:
+    with _progress("decode" if plan.decodes else "encode") as progress:
+        done = stream(vae, x, plan=plan, on_progress=progress)
     assert done.tensor is not None  # no `on_rows` was given
     return done.tensor.float(), done.report.describe()
-
-
-def _streams(vae: Autoencoder, args: argparse.Namespace) -> bool:
-    """Whether to stream: `auto` does so wherever it can, for it is exact, smaller and faster than the whole."""
-    limit = memory_limit(args)
-    if isinstance(vae, AutoencoderKL):
-        return args.mode != "whole"
-    if args.mode == "exact" or limit:
-        raise BadInputError("Only KL autoencoders are streamed; leave out --mode exact and --memory-limit.")
-    return False
 
 
 def memory_limit(args: argparse.Namespace) -> int | None:

@@ -92,10 +92,11 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
             color = gr.Radio(list(COLOR), value="off", label="Colour", elem_id=named("color"))
             strength = gr.Slider(0, 1, 1.0, step=0.05, label="Colour strength", elem_id=named("color_strength"))
         with gr.Row():
-            save = gr.Button("Save for this checkpoint", elem_id=named("save"))
-            forget = gr.Button("Forget what is saved", elem_id=named("forget"))
+            save = gr.Button("Save for this checkpoint", size="sm", elem_id=named("save"))
+            forget = gr.Button("Forget what is saved", size="sm", elem_id=named("forget"))
+        with gr.Row(equal_height=False):
             reference = vae_list(BAKED, "Reference VAE for colours", "reference")
-            calibrate = gr.Button("Calibrate colours", elem_id=named("calibrate"))
+            calibrate = gr.Button("Calibrate colours", size="sm", elem_id=named("calibrate"))
     panel = Panel(enabled, vae, encode_vae, hires_vae, decode, color, strength)
     for component in (*panel.arguments()[1:], refresh, about, save, forget, reference, calibrate):
         component.do_not_save_to_config = True  # the list of files changes; a saved value would go stale

@@ -3,8 +3,9 @@
     result = stream_decode(vae, z)              # z unscaled, (N, C, h, w)
     result.tensor, result.report.describe()     # (N, 3, 8h, 8w) in about [-1, 1]; what was done
 
-`vae` is our `AutoencoderKL`, a host's (ldm, Forge, ldm_patched) or diffusers': its modules are found by their
-structure and used as they are. Every picture of a batch is streamed by itself.
+`vae` is our `AutoencoderKL`, a host's (ldm, Forge, ldm_patched) or diffusers'; or a tiny autoencoder, ours or
+diffusers'. Its modules are found by their structure and used as they are. Every picture of a batch is streamed by
+itself.
 """
 
 from __future__ import annotations
@@ -12,30 +13,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from vae_manager.codec.streaming.kernels import live_weight
-from vae_manager.codec.streaming.passes import passes
-from vae_manager.codec.streaming.plan import (
-    Plan,
-    best_plan,
-    channels_out,
-    kinds,
-    pass_work,
-    smaller_plan,
-    stage_grids,
-    stage_steps,
-)
-from vae_manager.codec.streaming.run import NotFinite, Point, Run, run_stage
-from vae_manager.codec.streaming.strips import Map
-from vae_manager.codec.streaming.structure import Chain, decoder_chain, encoder_chain
+from vae_manager.codec.streaming.kl import KLCoder
+from vae_manager.codec.streaming.plan import MODES, Plan, Request, free_bytes
+from vae_manager.codec.streaming.run import NotFinite
+from vae_manager.codec.streaming.tiny import TinyCoder, is_tiny
 from vae_manager.errors import BadInputError, Interrupted, MemoryLimitError
 
-OnProgress = Callable[[int, int], None]
-OnRows = Callable[[int, int, Tensor], None]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -52,7 +42,7 @@ class Report:
     retries: tuple[str, ...]
     """One sentence for each time that a smaller mode or a wider dtype had to take over."""
     dtype: torch.dtype
-    """The dtype that gave the result."""
+    """The dtype of the result: the plan's, or a wider one after an overflow."""
     plan: Plan
 
     def describe(self) -> str:
@@ -69,182 +59,185 @@ class StreamResult:
     report: Report
 
 
-def plan_decode(
-    vae: nn.Module,
-    shape: tuple[int, ...],
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    memory_limit: int | None = None,
-    mode: str | None = None,
-    strip_pixels: int | None = None,
-    storage: torch.device | str | None = None,
-    rows_only: bool = False,
-) -> Plan:
-    """The fastest way to decode latents of this shape that fits.
+class PlanOptions(TypedDict, total=False):
+    """What may be asked of a plan; whatever is left out, or None, is chosen."""
 
-    Args:
-        shape: of the latents, (N, C, h, w).
-        dtype, device: to compute in and on; None takes the decoder's own.
-        memory_limit: bytes that may be taken; None asks the device what is free.
-        mode: one of "A", "B", "P", "C", "D", from most memory to least; None lets the limit decide.
-        strip_pixels: pixels of a strip, at every resolution; None chooses.
-        storage: where maps wait between passes, such as "cpu" while computing on a GPU; None: the device.
-        rows_only: the result will be taken by `on_rows`, so it needs no memory.
+    dtype: torch.dtype | None
+    """To compute in; None takes the weights' own."""
+    device: torch.device | str | None
+    """To compute on; None takes the weights' own."""
+    memory_limit: int | None
+    """Bytes that may be taken; None asks the device what is free."""
+    mode: str | None
+    """One of "A", "B", "P", "C", "D", from most memory to least; None lets the limit decide."""
+    strip_pixels: int | None
+    """Pixels of a strip, at every resolution; None chooses."""
+    storage: torch.device | str | None
+    """Where maps wait between passes, such as "cpu" while computing on a GPU; None: the device."""
+    rows_only: bool
+    """The result will be taken by `on_rows`, so it needs no memory."""
+
+
+class StreamOptions(TypedDict, total=False):
+    """How a run goes, and what it tells; all of it may be left out."""
+
+    plan: Plan | None
+    """From `plan_decode` or `plan_encode`, for exactly this shape; None makes one. Its dtype and device are used."""
+    memory_limit: int | None
+    """Bytes that may be taken, where no plan is given; None asks the device what is free."""
+    on_progress: Callable[[int, int], None] | None
+    """Called as (done, total) after every strip."""
+    should_stop: Callable[[], bool] | None
+    """Asked after every strip; True raises `Interrupted`."""
+    on_rows: Callable[[int, int, Tensor], None] | None
+    """Takes the result as (picture, y, rows (3, r, W)) from top to bottom instead of one tensor. After a retry (out
+    of memory, overflow) a picture's rows come again from y = 0."""
+
+
+def plan_decode(vae: nn.Module, shape: tuple[int, ...], **options: Unpack[PlanOptions]) -> Plan:
+    """The fastest way to decode latents of this shape, (N, C, h, w), that fits.
 
     Raises:
         VaeFileError: the VAE's structure is not understood.
         BadInputError: the shape does not suit this VAE.
         MemoryLimitError: nothing fits; the message names the least that would.
     """
-    chain = decoder_chain(vae)
-    return _planned(chain, shape, dtype, device, memory_limit, mode, strip_pixels, storage, rows_only)
+    return _plan(_coder(vae, True), shape, options)
 
 
-def plan_encode(
-    vae: nn.Module,
-    shape: tuple[int, ...],
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    memory_limit: int | None = None,
-    mode: str | None = None,
-    strip_pixels: int | None = None,
-    storage: torch.device | str | None = None,
-    rows_only: bool = False,
-) -> Plan:
-    """The fastest way to encode pictures of this shape, (N, 3, H, W), that fits; see `plan_decode`."""
-    chain = encoder_chain(vae)
-    return _planned(chain, shape, dtype, device, memory_limit, mode, strip_pixels, storage, rows_only)
+def plan_encode(vae: nn.Module, shape: tuple[int, ...], **options: Unpack[PlanOptions]) -> Plan:
+    """The fastest way to encode pictures of this shape, (N, 3, H, W), that fits; errors as `plan_decode`."""
+    return _plan(_coder(vae, False), shape, options)
 
 
-def stream_decode(
-    vae: nn.Module,
-    z: Tensor,
-    *,
-    plan: Plan | None = None,
-    memory_limit: int | None = None,
-    on_progress: OnProgress | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    on_rows: OnRows | None = None,
-) -> StreamResult:
-    """Decode unscaled latents (N, C, h, w) to pixels (N, 3, H, W), about [-1, 1], not clamped.
-
-    Args:
-        plan: from `plan_decode`, for exactly this shape; None makes one. Its dtype and device are computed in.
-        memory_limit: bytes that may be taken, where no plan is given; None asks the device what is free.
-        on_progress: called as (done, total) after every strip.
-        should_stop: asked after every strip; True raises `Interrupted`.
-        on_rows: takes the result as (picture, y, rows (3, r, W)) from top to bottom instead of one tensor. After a
-            retry (out of memory, overflow) a picture's rows come again from y = 0.
+def stream_decode(vae: nn.Module, z: Tensor, **options: Unpack[StreamOptions]) -> StreamResult:
+    """Decode latents (N, C, h, w), as `vae.decode` takes them, to pixels (N, 3, H, W), about [-1, 1], not clamped.
 
     Raises:
         VaeFileError, BadInputError, MemoryLimitError: as `plan_decode`.
         Interrupted: `should_stop` said so.
     """
-    return _stream(decoder_chain(vae), z, plan, memory_limit, on_progress, should_stop, on_rows)
+    return _stream(_coder(vae, True), z, **options)
 
 
-def stream_encode(
-    vae: nn.Module,
-    x: Tensor,
-    *,
-    plan: Plan | None = None,
-    memory_limit: int | None = None,
-    on_progress: OnProgress | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    on_rows: OnRows | None = None,
-) -> StreamResult:
+def stream_encode(vae: nn.Module, x: Tensor, **options: Unpack[StreamOptions]) -> StreamResult:
     """Encode pictures (N, 3, H, W) in [-1, 1] to moments (N, 2·C, h, w): mean and log-variance, after `quant_conv`.
 
-    The arguments and errors are those of `stream_decode`.
+    Errors as `stream_decode`.
     """
-    return _stream(encoder_chain(vae), x, plan, memory_limit, on_progress, should_stop, on_rows)
+    return _stream(_coder(vae, False), x, **options)
 
 
 # --- how
 
 
-def _planned(
-    chain: Chain,
-    shape: tuple[int, ...],
-    dtype: torch.dtype | None,
-    device: torch.device | str | None,
-    limit: int | None,
-    mode: str | None,
-    strip_pixels: int | None,
-    storage: torch.device | str | None,
-    rows_only: bool,
-) -> Plan:
-    weight: Tensor = chain.stages[-1].tail.weight  # type: ignore[union-attr, assignment]
-    return best_plan(
-        chain,
-        tuple(shape),
-        dtype or weight.dtype,
-        torch.device(device) if device is not None else weight.device,
-        limit=limit,
-        mode=mode,
-        strip_pixels=strip_pixels,
-        storage=torch.device(storage) if storage is not None else None,
-        rows_only=rows_only,
+class Coder(Protocol):
+    """One half of an autoencoder, whose layers are understood."""
+
+    @property
+    def decodes(self) -> bool: ...
+
+    @property
+    def weight(self) -> Tensor:
+        """A weight, for the dtype and device that the others are taken to have too."""
+        ...
+
+    def result_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Of one picture or latent, (C, H, W), for an input of height × width."""
+        ...
+
+    def best_plan(self, request: Request) -> Plan:
+        """The fastest plan that fits; raises BadInputError or MemoryLimitError."""
+        ...
+
+    def pass_work(self, plan: Plan) -> list[float]:
+        """The work of every pass over one picture; its sum is `plan.work` per picture."""
+        ...
+
+    def stream(
+        self,
+        picture: Tensor,
+        plan: Plan,
+        emit: Callable[[Tensor], None],
+        begin: Callable[[], None],
+        tick: Callable[[float], None],
+    ) -> None:
+        """Stream one input (C, H, W): strips (rows, W, C) of the result go to `emit` from top to bottom.
+
+        `begin` is called before each pass, `tick` after each strip with its share of the pass. Raises NotFinite.
+        """
+        ...
+
+
+def _coder(vae: nn.Module, decodes: bool) -> Coder:
+    return TinyCoder.of(vae, decodes) if is_tiny(vae, decodes) else KLCoder.of(vae, decodes)
+
+
+def _plan(coder: Coder, shape: tuple[int, ...], options: PlanOptions) -> Plan:
+    device = torch.device(options.get("device") or coder.weight.device)
+    limit = options.get("memory_limit")
+    request = Request(
+        shape=tuple(shape),  # type: ignore[arg-type]
+        dtype=options.get("dtype") or coder.weight.dtype,
+        device=device,
+        storage=torch.device(options.get("storage") or device),
+        limit_bytes=free_bytes(device) if limit is None else limit,
+        mode=options.get("mode"),
+        strip_pixels=options.get("strip_pixels"),
+        rows_only=options.get("rows_only", False),
     )
+    return coder.best_plan(request)
 
 
 @torch.no_grad()
 def _stream(
-    chain: Chain,
+    coder: Coder,
     source: Tensor,
-    plan: Plan | None,
-    limit: int | None,
-    on_progress: OnProgress | None,
-    should_stop: Callable[[], bool] | None,
-    on_rows: OnRows | None,
+    plan: Plan | None = None,
+    memory_limit: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    on_rows: Callable[[int, int, Tensor], None] | None = None,
 ) -> StreamResult:
     start = time.perf_counter()
     if plan is None:
         device = source.device if source.device.type != "cpu" else None
-        plan = _planned(chain, source.shape, None, device, limit, None, None, None, on_rows is not None)
-    if plan.shape != tuple(source.shape) or plan.decodes != chain.decodes:
+        plan = _plan(coder, source.shape, {"device": device, "memory_limit": memory_limit, "rows_only": bool(on_rows)})
+    if plan.shape != tuple(source.shape) or plan.decodes != coder.decodes:
         raise BadInputError(f"the plan is for {list(plan.shape)} and the input is {list(source.shape)}")
-    total = source.shape[0]
-    result = None
-    if on_rows is None:
-        grid, last = stage_grids(chain, *source.shape[2:])[-1], channels_out(chain)
-        result = torch.empty((total, last, grid.height, grid.width), dtype=plan.dtype, device=plan.device)
+    result = _Result(coder, plan, on_rows)
+    progress = _Progress(source.shape[0], on_progress, should_stop)
     retries: list[str] = []
-    strips = 0
-    dtype = plan.dtype
-    for index in range(total):
-        todo: Plan | None = plan
-        while todo is not None:
-            job = _Job(chain, todo, index, total, on_progress, should_stop)
-            emit = _emitter(chain, todo, index, result, on_rows)
-            trouble = _attempt(chain, todo, source[index], emit, job)
-            strips += job.strips
-            dtype = todo.dtype
+    for index, picture in enumerate(source):
+        while True:
+            result.begin(index, plan.dtype)
+            trouble = _attempt(coder, picture, plan, result, progress)
             if trouble is None:
                 break
             # Here the failed attempt's frames, and with them its tensors, are gone.
-            job = emit = None
+            failed = plan
             if isinstance(trouble, NotFinite):
-                todo = _wider(chain, todo, on_rows is not None)
-                retries.append(f"picture {index + 1} overflowed {_name(dtype)} and was computed in {_name(todo.dtype)}")
+                plan = _wider(coder, failed)
+                names = [str(p.dtype).removeprefix("torch.") for p in (failed, plan)]
+                retries.append(f"picture {index + 1} overflowed {names[0]} and was computed in {names[1]}")
             else:
                 _release(plan.device)
-                plan = _smaller(chain, todo, on_rows is not None)
-                retries.append(f"out of memory in mode {todo.mode}, went on in mode {plan.mode}")
-                todo = plan
+                plan = _smaller(coder, failed)
+                retries.append(f"out of memory in mode {failed.mode}, went on in mode {plan.mode}")
     seconds = time.perf_counter() - start
-    report = Report(plan.mode, strips, plan.peak_bytes, plan.limit_bytes, seconds, tuple(retries), dtype, plan)
-    return StreamResult(result, report)
+    report = Report(
+        plan.mode, progress.strips, plan.peak_bytes, plan.limit_bytes, seconds, tuple(retries), result.dtype, plan
+    )
+    return StreamResult(result.tensor, report)
 
 
 def _attempt(
-    chain: Chain, plan: Plan, picture: Tensor, emit: Callable[[Tensor], None], job: _Job
+    coder: Coder, picture: Tensor, plan: Plan, result: _Result, progress: _Progress
 ) -> NotFinite | MemoryError | None:
     """Stream one picture; what went wrong, if it is something that another plan can mend."""
+    progress.start(result.index, coder.pass_work(plan))
     try:
-        _stream_picture(chain, plan, picture, emit, job)
+        coder.stream(picture, plan, result.put, progress.begin, progress.tick)
     except NotFinite:
         return NotFinite()
     except (RuntimeError, MemoryError) as error:
@@ -254,73 +247,58 @@ def _attempt(
     return None
 
 
-def _stream_picture(chain: Chain, plan: Plan, picture: Tensor, emit: Callable[[Tensor], None], job: _Job) -> None:
-    run = Run(plan.device, plan.dtype, plan.storage, chain.wraps, plan.attention_bytes, job.tick)
-    x = picture.to(plan.device, plan.dtype).permute(1, 2, 0).contiguous()
-    if chain.pre is not None:
-        x = _pointwise(x, chain.pre)
-    point = Point(None, x.abs().amax(dim=(0, 1)).to("cpu").double())
-    source = Map(x.shape[0], plan.device)
-    source.append(x)
-    del x
-    for stage, steps, keep, rows in zip(chain.stages, stage_steps(chain), plan.keeps, plan.rows):
-        todo = passes(kinds(steps), keep)
-        source, point = run_stage(stage, steps, todo, rows, source, point, run, emit, job.begin)
+class _Result:
+    """Where the strips of the result go: into one tensor, or to the caller."""
 
+    def __init__(self, coder: Coder, plan: Plan, on_rows: Callable[[int, int, Tensor], None] | None) -> None:
+        self.tensor, self.dtype, self.index = None, plan.dtype, 0
+        if on_rows is None:
+            shape = (plan.shape[0], *coder.result_shape(*plan.shape[2:]))
+            self.tensor = torch.empty(shape, dtype=plan.dtype, device=plan.device)
+        self._on_rows, self._y = on_rows, 0
 
-def _pointwise(x: Tensor, conv: nn.Module) -> Tensor:
-    """A 1×1 convolution of a channels-last strip."""
-    weight, bias = live_weight(conv, x)
-    return F.linear(x, weight.flatten(1), bias)
+    def begin(self, index: int, dtype: torch.dtype) -> None:
+        """Go to the first row of a picture that is computed in this dtype, which the result has to hold."""
+        self.index, self._y = index, 0
+        self._computed_in, self.dtype = dtype, torch.promote_types(self.dtype, dtype)
+        if self.tensor is not None:
+            self.tensor = self.tensor.to(self.dtype)
 
-
-def _emitter(
-    chain: Chain, plan: Plan, index: int, result: Tensor | None, on_rows: OnRows | None
-) -> Callable[[Tensor], None]:
-    """Take the last convolution's strips to where the caller wants them."""
-    y = 0
-
-    def emit(strip: Tensor) -> None:
-        nonlocal y
-        if chain.post is not None:
-            strip = _pointwise(strip, chain.post)
-        if chain.tanh:
-            strip = torch.tanh(strip)
-        if _checked(plan.dtype) and not bool(torch.isfinite(strip).all()):
+    def put(self, strip: Tensor) -> None:
+        # In a half precision, what is not finite has overflowed; otherwise it was so in the input.
+        if self._computed_in in (torch.float16, torch.bfloat16) and not bool(torch.isfinite(strip).all()):
             raise NotFinite
-        rows = strip.permute(2, 0, 1)
-        if result is not None:
-            result[index, :, y : y + strip.shape[0]] = rows
-        elif on_rows is not None:
-            on_rows(index, y, rows)
-        y += strip.shape[0]
-
-    return emit
+        rows, y = strip.permute(2, 0, 1), self._y
+        self._y += strip.shape[0]
+        if self.tensor is not None:
+            self.tensor[self.index, :, y : self._y] = rows
+        elif self._on_rows is not None:
+            self._on_rows(self.index, y, rows)
 
 
-class _Job:
-    """Progress of one picture, in the plan's units of work, and the user's wish to stop."""
+class _Progress:
+    """Progress in the plan's units of work, and the user's wish to stop."""
 
     def __init__(
         self,
-        chain: Chain,
-        plan: Plan,
-        index: int,
         total: int,
-        on_progress: OnProgress | None,
+        on_progress: Callable[[int, int], None] | None,
         should_stop: Callable[[], bool] | None,
     ) -> None:
         self.strips = 0
-        self._work = iter(pass_work(chain, plan))
-        self._whole = plan.work / total
-        self._done, self._pass = 0.0, 0.0
-        self._index, self._total = index, total
-        self._on_progress, self._should_stop = on_progress, should_stop
+        self._total, self._on_progress, self._should_stop = total, on_progress, should_stop
+
+    def start(self, index: int, work: list[float]) -> None:
+        """A picture begins, whose passes are that much work each."""
+        self._index, self._work, self._whole = index, iter(work), sum(work)
+        self._done = self._pass = 0.0
 
     def begin(self) -> None:
+        """A pass begins."""
         self._pass = next(self._work)
 
     def tick(self, share: float) -> None:
+        """A share of the pass is done."""
         self.strips += 1
         self._done += share * self._pass
         if self._on_progress is not None:
@@ -330,49 +308,36 @@ class _Job:
             raise Interrupted("the decode or encode was stopped")
 
 
-def _checked(dtype: torch.dtype) -> bool:
-    """In a half precision, what is not finite has overflowed; otherwise it was so in the input."""
-    return dtype in (torch.float16, torch.bfloat16)
-
-
-def _wider(chain: Chain, plan: Plan, rows_only: bool) -> Plan:
+def _wider(coder: Coder, plan: Plan) -> Plan:
     """The plan after an overflow: float32 if that fits, or else bfloat16, which has float32's range."""
     try:
-        return _replanned(chain, plan, torch.float32, rows_only)
+        return coder.best_plan(replace(plan.request, dtype=torch.float32, mode=None))
     except MemoryLimitError:
         if plan.dtype == torch.bfloat16:
             raise
-        return replace(plan, dtype=torch.bfloat16)
+        return coder.best_plan(replace(plan.request, dtype=torch.bfloat16))
 
 
-def _replanned(chain: Chain, plan: Plan, dtype: torch.dtype, rows_only: bool) -> Plan:
-    return best_plan(
-        chain,
-        plan.shape,
-        dtype,
-        plan.device,
-        limit=plan.limit_bytes,
-        storage=plan.storage,
-        rows_only=rows_only,
+def _smaller(coder: Coder, plan: Plan) -> Plan:
+    """The plan to go on with after `plan` ran out of memory: the next mode that takes less, if there is one."""
+    for mode in MODES[MODES.index(plan.mode) + 1 :]:
+        try:
+            found = coder.best_plan(replace(plan.request, mode=mode, limit_bytes=plan.peak_bytes - 1))
+        except MemoryLimitError:
+            continue
+        return replace(found, request=replace(found.request, limit_bytes=plan.limit_bytes))
+    raise MemoryLimitError(
+        f"out of memory in mode {plan.mode}, the smallest there is: free some memory, or use a smaller picture"
     )
-
-
-def _smaller(chain: Chain, plan: Plan, rows_only: bool) -> Plan:
-    found = smaller_plan(plan, chain, rows_only)
-    if found is None:
-        raise MemoryLimitError(
-            f"out of memory in mode {plan.mode}, the smallest there is: free some memory, or use a smaller picture"
-        )
-    return found
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
-        or "out of memory" in text
-        or ("can't allocate memory" in text or "not enough memory" in text)
-    )
+    """Whether an error of torch's or Python's says that memory ran out."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    # the last two are what oneDNN and C++ say where an allocation of theirs failed
+    says = ("out of memory", "can't allocate memory", "not enough memory", "could not create a primitive", "bad_alloc")
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in says)
 
 
 def _release(device: torch.device) -> None:
@@ -381,7 +346,3 @@ def _release(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,7 +19,13 @@ def query_chunk(positions: int, budget: int) -> int:
 
 
 def attend(
-    x: Tensor, attention: Attention, scale: Tensor, shift: Tensor, budget: int, exponents: tuple[int, int]
+    x: Tensor,
+    attention: Attention,
+    scale: Tensor,
+    shift: Tensor,
+    budget: int,
+    exponents: tuple[int, int],
+    tick: Callable[[float], None],
 ) -> Tensor:
     """x + out(softmax(q·k / √C) v), in place; x is (H, W, C), channels-last.
 
@@ -26,6 +33,7 @@ def attend(
         scale, shift: the norm before q, k and v, per channel (`moments.norm_affine`).
         budget: bytes that the scores of one chunk of queries may take.
         exponents: x holds the map times 2^−first; the result holds it times 2^−second.
+        tick: called after each chunk with its share of the whole.
     """
     flat = x.view(-1, x.shape[-1])
     normed = torch.addcmul(shift, flat, scale).to(x.dtype)
@@ -41,6 +49,7 @@ def attend(
         if exponents[0] != exponents[1]:
             x_rows *= 2.0 ** (exponents[0] - exponents[1])
         x_rows += F.linear(found, out_weight, out_bias)
+        tick(x_rows.shape[0] / flat.shape[0])
     return x
 
 

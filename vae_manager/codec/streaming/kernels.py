@@ -14,7 +14,7 @@ tensor where that is possible, a cast, transformed or scaled one otherwise; it i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,8 +23,9 @@ from torch.nn import functional as F
 
 Kernel = Callable[[Tensor], Tensor]
 
-TILES = 512
-"""Winograd tiles (2×2 pixels) that are transformed at a time: their 16 planes stay in the cache."""
+TILE_NUMBERS, MOST_TILES = 2**17, 1024
+"""Numbers in one plane of the tiles that are transformed at a time: small enough for the cache, and large enough
+for the matrix products."""
 
 WINOGRAD_CHANNELS, UPSAMPLED_CHANNELS = 96, 32
 """Below this many channels, transforming costs more than it saves."""
@@ -74,6 +75,20 @@ def transformed(device: torch.device, dtype: torch.dtype, c_in: int, c_out: int,
     """Whether a kernel works in the transformed domain (and needs its workspace)."""
     least = UPSAMPLED_CHANNELS if upsampled else WINOGRAD_CHANNELS
     return device.type == "cpu" and dtype in (torch.float32, torch.float64) and min(c_in, c_out) >= least
+
+
+def tiles_at_a_time(c_in: int, c_out: int) -> int:
+    """How many tiles are transformed at a time."""
+    return min(MOST_TILES, max(1, TILE_NUMBERS // max(c_in, c_out)))
+
+
+def _blocks(rows: int, columns: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Cut a grid of tiles into blocks of about `most`: whole rows, or parts of one row where that is longer."""
+    across = -(-columns // max(1, -(-columns // most)))
+    down = max(1, most // columns)
+    for i in range(0, rows, down):
+        for j in range(0, columns, across):
+            yield slice(i, min(rows, i + down)), slice(j, min(columns, j + across))
 
 
 def conv3x3(weight: Tensor, bias: Tensor | None, scratch: Scratch, stride: int = 1) -> Kernel:
@@ -129,11 +144,9 @@ def _winograd(weight: Tensor, bias: Tensor | None, scratch: Scratch) -> Kernel:
             buffer = F.pad(buffer, (0, 0, 0, odd_columns, 0, odd_rows))
         rows, columns = buffer.shape[0] - 2, buffer.shape[1] - 2
         out = buffer.new_empty((rows, columns, c_out))
-        tile_rows, tile_columns = rows // 2, columns // 2
-        step = min(tile_rows, max(1, TILES // tile_columns))
-        for i in range(0, tile_rows, step):
-            n = min(step, tile_rows - i)
-            _winograd_tiles(buffer[2 * i : 2 * (i + n) + 2], u, bias, out[2 * i : 2 * (i + n)], scratch)
+        for i, j in _blocks(rows // 2, columns // 2, tiles_at_a_time(u.shape[1], c_out)):
+            within = buffer[2 * i.start : 2 * i.stop + 2, 2 * j.start : 2 * j.stop + 2]
+            _winograd_tiles(within, u, bias, out[2 * i.start : 2 * i.stop, 2 * j.start : 2 * j.stop], scratch)
         return out[: rows - odd_rows, : columns - odd_columns].contiguous()
 
     return run
@@ -159,7 +172,7 @@ def _winograd_tiles(d: Tensor, u: Tensor, bias: Tensor | None, out: Tensor, scra
     # Aᵀ M A, in place: plane 0 of each axis becomes the even output, plane 1 the odd one
     y[0].add_(y[1]).add_(y[2])
     y[1].sub_(y[2]).sub_(y[3])
-    pixels = out.view(n, 2, m, 2, c_out)
+    pixels = out.unflatten(0, (n, 2)).unflatten(2, (m, 2))
     for p in (0, 1):
         even, odd = pixels[:, p, :, 0], pixels[:, p, :, 1]
         torch.add(y[p, 0], y[p, 1], out=even).add_(y[p, 2])
@@ -180,10 +193,9 @@ def _upsampled(weight: Tensor, bias: Tensor | None, scratch: Scratch) -> Kernel:
     def run(buffer: Tensor) -> Tensor:
         rows, columns = buffer.shape[0] - 2, buffer.shape[1] - 2
         out = buffer.new_empty((2 * rows, 2 * columns, c_out))
-        step = min(rows, max(1, TILES // columns))
-        for i in range(0, rows, step):
-            n = min(step, rows - i)
-            _upsampled_tiles(buffer[i : i + n + 2], u, bias, out[2 * i : 2 * (i + n)], scratch)
+        for i, j in _blocks(rows, columns, tiles_at_a_time(u.shape[1], c_out)):
+            within = buffer[i.start : i.stop + 2, j.start : j.stop + 2]
+            _upsampled_tiles(within, u, bias, out[2 * i.start : 2 * i.stop, 2 * j.start : 2 * j.stop], scratch)
         return out
 
     return run
@@ -203,7 +215,7 @@ def _upsampled_tiles(x: Tensor, u: Tensor, bias: Tensor | None, out: Tensor, scr
         y[1, 1] += bias
     y[0].add_(y[1])
     y[2].add_(y[1])
-    pixels = out.view(n, 2, m, 2, c_out)
+    pixels = out.unflatten(0, (n, 2)).unflatten(2, (m, 2))
     for p, row in ((0, y[0]), (1, y[2])):
         torch.add(row[0], row[1], out=pixels[:, p, :, 0])
         torch.add(row[2], row[1], out=pixels[:, p, :, 1])

@@ -8,12 +8,13 @@ under the limit; a stage's peak does not depend on the others' policies, so the 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 
 import torch
 
 from vae_manager.codec.streaming.attention import query_chunk
-from vae_manager.codec.streaming.kernels import TILES, transformed
+from vae_manager.codec.streaming.kernels import tiles_at_a_time, transformed
 from vae_manager.codec.streaming.passes import NAMED, POLICIES, Keep, Pass, Step, passes, steps_of
 from vae_manager.codec.streaming.structure import Block, Chain
 from vae_manager.errors import BadInputError, MemoryLimitError
@@ -21,15 +22,40 @@ from vae_manager.errors import BadInputError, MemoryLimitError
 MODES = "ABPCD"
 """From most memory and fewest computations to least memory; see `Keep.mode`."""
 
-STRIP_PIXELS = (16384, 8192, 4096)
-"""Strip sizes that are tried, the fastest first; smaller ones save little and cost 10 %."""
+STRIP_PIXELS = {"cpu": (8192, 4096, 2048), "": (262144, 65536, 16384)}
+"""Strip sizes that are tried on a CPU and elsewhere, the fastest first. A GPU needs large strips to be busy; on a CPU
+2048 pixels are as fast as 16384 (docs/tiling.md)."""
 
 MIN_STRIP_ROWS = 4
 OVERHEAD_BYTES = 2**19
 """What does not depend on the picture: moments, and the attention kernel's own buffers."""
 
-ATTENTION_BYTES = 64 * 2**20
-"""What the scores of a chunk of queries may take."""
+ATTENTION_BYTES = (64 * 2**20, 4 * 2**20)
+"""What the scores of a chunk of queries may take: sizes that are tried, the fastest first."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be streamed, and what that may take."""
+
+    shape: tuple[int, int, int, int]
+    """Of the input: (N, C, h, w) latents or (N, 3, H, W) pictures."""
+    dtype: torch.dtype
+    device: torch.device
+    storage: torch.device
+    """Where maps wait between passes; a second device, where they do not fit on the first."""
+    limit_bytes: int
+    mode: str | None = None
+    """A letter of `MODES` for the full-resolution stage; None lets the limit decide."""
+    strip_pixels: int | None = None
+    """Pixels of a strip; None tries `STRIP_PIXELS`."""
+    rows_only: bool = False
+    """The result is handed out row by row and never whole."""
+
+    @property
+    def item(self) -> int:
+        """Bytes of one number."""
+        return torch.empty(0, dtype=self.dtype).element_size()
 
 
 @dataclass(frozen=True)
@@ -37,12 +63,7 @@ class Plan:
     """How one picture is streamed. Frozen, cheap, and good for every picture of the same shape and dtype."""
 
     decodes: bool
-    shape: tuple[int, int, int, int]
-    """Of the input: (N, C, h, w) latents or (N, 3, H, W) pictures."""
-    dtype: torch.dtype
-    device: torch.device
-    storage: torch.device
-    """Where maps wait between passes; a second device, where they do not fit on the first."""
+    request: Request
     keeps: tuple[Keep, ...]
     """One policy per stage, in the order of the chain."""
     rows: tuple[int, ...]
@@ -50,9 +71,28 @@ class Plan:
     attention_bytes: int
     peak_bytes: int
     """What the run adds to memory at its peak, the result included."""
-    limit_bytes: int
     work: float
     """Multiplications (after transforming), for comparing plans and for progress."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.request.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.request.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.request.device
+
+    @property
+    def storage(self) -> torch.device:
+        return self.request.storage
+
+    @property
+    def limit_bytes(self) -> int:
+        return self.request.limit_bytes
 
     @property
     def mode(self) -> str:
@@ -79,70 +119,38 @@ def _gb(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
-def best_plan(
-    chain: Chain,
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    limit: int | None = None,
-    mode: str | None = None,
-    strip_pixels: int | None = None,
-    storage: torch.device | None = None,
-    rows_only: bool = False,
-) -> Plan:
+def best_plan(chain: Chain, request: Request) -> Plan:
     """The fastest plan that fits.
-
-    Args:
-        shape: of the input, (N, C, h, w).
-        limit: bytes that may be taken; None asks the device what is free.
-        mode: a letter of `MODES` for the full-resolution stage; None lets the limit decide.
-        strip_pixels: pixels of a strip; None tries `STRIP_PIXELS`.
-        storage: where maps wait between passes (default: the device).
-        rows_only: the result is handed out row by row and never whole.
 
     Raises:
         BadInputError: the input's shape does not suit the chain.
         MemoryLimitError: nothing fits; the message names the least that would.
     """
-    n, height, width = _checked_shape(chain, shape)
-    if mode is not None and mode not in MODES:
-        raise BadInputError(f"there is no mode {mode!r}: the modes are {', '.join(MODES)}")
-    limit = free_bytes(device) if limit is None else limit
-    setup = _Setup(chain, n, height, width, dtype, device, storage or device, rows_only)
-    plans = [
-        _plan(setup, tuple(shape), limit, mode, pixels, budget)
-        for pixels in ((strip_pixels,) if strip_pixels else STRIP_PIXELS)
-        for budget in (ATTENTION_BYTES, ATTENTION_BYTES // 16)
-    ]
-    fitting = [plan for plan in plans if plan.peak_bytes <= limit]
-    if not fitting:
-        least = min(plans, key=lambda plan: plan.peak_bytes)
-        raise MemoryLimitError(
-            f"to {'decode' if chain.decodes else 'encode'} {tuple(shape)} takes {_gb(least.peak_bytes)} at least, and "
-            f"{_gb(limit)} may be taken: free some memory, raise the limit, or use a smaller picture"
-        )
-    return min(fitting, key=lambda plan: plan.work)  # the first of equals has the largest strips
+    check_shape(request, chain.decodes, channels_in(chain), chain.ratio)
+    return fastest([_plan(chain, request, attention_bytes) for attention_bytes in ATTENTION_BYTES])
 
 
-def smaller_plan(plan: Plan, chain: Chain, rows_only: bool) -> Plan | None:
-    """The plan to go on with after `plan` ran out of memory: the next mode that takes less, if there is one."""
-    for mode in MODES[MODES.index(plan.mode) + 1 :]:
-        try:
-            smaller = best_plan(
-                chain,
-                plan.shape,
-                plan.dtype,
-                plan.device,
-                limit=plan.peak_bytes - 1,
-                mode=mode,
-                storage=plan.storage,
-                rows_only=rows_only,
-            )
-        except MemoryLimitError:
-            continue
-        return replace(smaller, limit_bytes=plan.limit_bytes)
-    return None
+def fastest(plans: list[Plan]) -> Plan:
+    """The plan with the least work among those that fit; of equals, the first.
+
+    Raises:
+        MemoryLimitError: none fits; the message names the least that would.
+    """
+    fitting = [plan for plan in plans if plan.peak_bytes <= plan.limit_bytes]
+    if fitting:
+        return min(fitting, key=lambda plan: plan.work)
+    least = min(plans, key=lambda plan: plan.peak_bytes)
+    raise MemoryLimitError(
+        f"to {'decode' if least.decodes else 'encode'} {tuple(least.shape)} takes {_gb(least.peak_bytes)} at least, "
+        f"and {_gb(least.limit_bytes)} may be taken: free some memory, raise the limit, or use a smaller picture"
+    )
+
+
+def strip_sizes(request: Request) -> tuple[int, ...]:
+    """The strip sizes to try, the fastest first."""
+    if request.strip_pixels:
+        return (request.strip_pixels,)
+    return STRIP_PIXELS.get(request.device.type, STRIP_PIXELS[""])
 
 
 def free_bytes(device: torch.device) -> int:
@@ -168,22 +176,6 @@ def free_bytes(device: torch.device) -> int:
 # --- shapes
 
 
-@dataclass(frozen=True, eq=False)
-class _Setup:
-    chain: Chain
-    pictures: int
-    height: int
-    width: int
-    dtype: torch.dtype
-    device: torch.device
-    storage: torch.device
-    rows_only: bool
-
-    @property
-    def item(self) -> int:
-        return torch.empty(0, dtype=self.dtype).element_size()
-
-
 def channels_in(chain: Chain) -> int:
     """Channels of the input that `chain` takes (before its `pre` convolution)."""
     first = chain.pre if chain.pre is not None else chain.stages[0].head
@@ -196,15 +188,17 @@ def channels_out(chain: Chain) -> int:
     return int(last.weight.shape[0])  # type: ignore[union-attr, arg-type]
 
 
-def _checked_shape(chain: Chain, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    what = "latent" if chain.decodes else "picture"
+def check_shape(request: Request, decodes: bool, channels: int, ratio: int) -> None:
+    """Raise BadInputError unless the request is one that a coder of these channels can do."""
+    what, shape = "latent" if decodes else "picture", request.shape
     if len(shape) != 4 or 0 in shape:
         raise BadInputError(f"a {what} has the shape (N, C, height, width), and this is {list(shape)}")
-    if shape[1] != channels_in(chain):
-        raise BadInputError(f"the {what} has {shape[1]} channels and this VAE takes {channels_in(chain)}")
-    if not chain.decodes and min(shape[2:]) < chain.ratio:
-        raise BadInputError(f"the picture is {shape[3]}×{shape[2]}: each side must have {chain.ratio} pixels at least")
-    return shape[0], shape[2], shape[3]
+    if shape[1] != channels:
+        raise BadInputError(f"the {what} has {shape[1]} channels and this VAE takes {channels}")
+    if not decodes and min(shape[2:]) < ratio:
+        raise BadInputError(f"the picture is {shape[3]}×{shape[2]}: each side must have {ratio} pixels at least")
+    if request.mode is not None and request.mode not in MODES:
+        raise BadInputError(f"there is no mode {request.mode!r}: the modes are {', '.join(MODES)}")
 
 
 def stage_grids(chain: Chain, height: int, width: int) -> list[Grid]:
@@ -237,56 +231,57 @@ def kinds(steps: tuple[Step, ...]) -> tuple[str, ...]:
 # --- memory and work
 
 
-def _plan(
-    setup: _Setup, shape: tuple[int, ...], limit: int, mode: str | None, pixels: int, attention_bytes: int
-) -> Plan:
-    chain = setup.chain
-    grids = stage_grids(chain, setup.height, setup.width)
-    steps = stage_steps(chain)
-    rows = [strip_rows(grid, pixels) for grid in grids]
-    fixed = _fixed_bytes(setup, grids)
-    options = [
-        [(keep, *_stage_cost(setup, s, keep, grid, r, attention_bytes, n == 0)) for keep in POLICIES]
-        for n, (s, grid, r) in enumerate(zip(steps, grids, rows))
-    ]
-    full = len(options) - 1 if chain.decodes else 0
-    if mode is not None:
-        options[full] = [option for option in options[full] if option[0] == NAMED[mode]]
-    top = _cheapest(options[full], limit - fixed)
+@dataclass(frozen=True)
+class _Option:
+    """One way to take a map through a stage."""
+
+    keep: Keep
+    rows: int
+    peak: int
+    work: float
+
+
+def _plan(chain: Chain, request: Request, attention_bytes: int) -> Plan:
+    """The cheapest plan that fits, or else the smallest."""
+    grids, steps = stage_grids(chain, *request.shape[2:]), stage_steps(chain)
+    fixed = _fixed_bytes(chain, request, grids[-1])
+    room, full = request.limit_bytes - fixed, len(grids) - 1 if chain.decodes else 0
+
+    def options(n: int, policies: tuple[Keep, ...]) -> list[_Option]:
+        sizes = [strip_rows(grids[n], pixels) for pixels in strip_sizes(request)]
+        return [
+            _Option(keep, rows, *_stage_cost(chain, request, steps[n], keep, grids[n], rows, attention_bytes, n == 0))
+            for keep, rows in product(policies, sizes)
+        ]
+
+    top = _cheapest(options(full, POLICIES if request.mode is None else (NAMED[request.mode],)), room)
     # In a mode that was asked for, no other stage may take more than the full-resolution one.
-    others = limit - fixed if mode is None else min(limit - fixed, top[1])
-    chosen = [top if n == full else _cheapest(option, others) for n, option in enumerate(options)]
+    others = room if request.mode is None else min(room, top.peak)
+    chosen = [top if n == full else _cheapest(options(n, POLICIES), others) for n in range(len(grids))]
     return Plan(
         decodes=chain.decodes,
-        shape=shape,  # type: ignore[arg-type]
-        dtype=setup.dtype,
-        device=setup.device,
-        storage=setup.storage,
-        keeps=tuple(keep for keep, _, _ in chosen),
-        rows=tuple(rows),
+        request=request,
+        keeps=tuple(option.keep for option in chosen),
+        rows=tuple(option.rows for option in chosen),
         attention_bytes=attention_bytes,
-        peak_bytes=fixed + max(peak for _, peak, _ in chosen),
-        limit_bytes=limit,
-        work=sum(work for _, _, work in chosen) * setup.pictures,
+        peak_bytes=fixed + max(option.peak for option in chosen),
+        work=sum(option.work for option in chosen) * request.shape[0],
     )
 
 
-Option = tuple[Keep, int, float]
-
-
-def _cheapest(options: list[Option], limit: int) -> Option:
-    fitting = [option for option in options if option[1] <= limit]
+def _cheapest(options: list[_Option], limit: int) -> _Option:
+    """The least work that fits, and of equals the first, which has the largest strips; or else the least memory."""
+    fitting = [option for option in options if option.peak <= limit]
     if fitting:
-        return min(fitting, key=lambda option: (option[2], option[1]))
-    return min(options, key=lambda option: (option[1], option[2]))
+        return min(fitting, key=lambda option: option.work)
+    return min(options, key=lambda option: (option.peak, option.work))
 
 
 def pass_work(chain: Chain, plan: Plan) -> list[float]:
     """The work of every pass over one picture, in order; its sum is `plan.work` per picture."""
-    setup = _Setup(chain, 1, plan.shape[2], plan.shape[3], plan.dtype, plan.device, plan.storage, False)
     stages = zip(stage_steps(chain), plan.keeps, stage_grids(chain, *plan.shape[2:]), plan.rows)
     return [
-        _strip_cost(setup, steps[todo.first : todo.last + 1], todo, grid, rows, plan.attention_bytes)[1]
+        _strip_cost(chain, plan.request, steps[todo.first : todo.last + 1], todo, grid, rows, plan.attention_bytes)[1]
         for steps, keep, grid, rows in stages
         for todo in passes(kinds(steps), keep)
     ]
@@ -298,16 +293,17 @@ def strip_rows(grid: Grid, pixels: int) -> int:
     return grid.height if rows >= grid.height else max(min(MIN_STRIP_ROWS, grid.height), 2 ** (rows.bit_length() - 1))
 
 
-def _fixed_bytes(setup: _Setup, grids: list[Grid]) -> int:
+def _fixed_bytes(chain: Chain, request: Request, last: Grid) -> int:
     """The results of all pictures, and the channels-last copy of one input."""
-    chain, last = setup.chain, grids[-1]
-    result = setup.pictures * channels_out(chain) * last.height * last.width
+    n, _, height, width = request.shape
+    result = 0 if request.rows_only else n * channels_out(chain) * last.height * last.width
     entering = channels_in(chain) + (steps_of(chain.stages[0], 0)[0].layer.weight.shape[1] if chain.pre else 0)
-    return OVERHEAD_BYTES + setup.item * ((0 if setup.rows_only else result) + entering * setup.height * setup.width)
+    return OVERHEAD_BYTES + request.item * (result + entering * height * width)
 
 
 def _stage_cost(
-    setup: _Setup,
+    chain: Chain,
+    request: Request,
     steps: tuple[Step, ...],
     keep: Keep,
     grid: Grid,
@@ -327,26 +323,32 @@ def _stage_cost(
         made = last.c_out * (pixels // 4 if last.kind == "down" else pixels) if todo.keeps and last.kind != "out" else 0
         held = source + (h_map if todo.reads_h else 0)
         maps = max(held, made) if todo.frees else max(held, source + made)
-        strip, more = _strip_cost(setup, doing, todo, grid, rows, attention_bytes)
-        peak = max(peak, setup.item * (maps if setup.storage == setup.device else 0) + strip)
+        strip, more = _strip_cost(chain, request, doing, todo, grid, rows, attention_bytes)
+        peak = max(peak, request.item * (maps if request.storage == request.device else 0) + strip)
         work += more
         h_map = made if last.kind == "open" else 0
     return peak, work
 
 
 def _strip_cost(
-    setup: _Setup, doing: tuple[Step, ...], todo: Pass, grid: Grid, rows: int, attention_bytes: int
+    chain: Chain,
+    request: Request,
+    doing: tuple[Step, ...],
+    todo: Pass,
+    grid: Grid,
+    rows: int,
+    attention_bytes: int,
 ) -> tuple[int, float]:
     """Bytes that a pass holds besides whole maps (strips, line buffers, weights made ready), and its work."""
     if doing[0].kind == "attend":
-        return _attention_cost(setup, doing[0], grid, attention_bytes)
-    item, width, pixels = setup.item, grid.width, grid.height * grid.width
-    # A stream's last strip is longer by a row per convolution.
-    strip_rows_ = min(rows + 2 * len(doing), grid.height)
+        return _attention_cost(request, doing[0], grid, attention_bytes)
+    item, width, pixels = request.item, grid.width, grid.height * grid.width
+    # Strips are cut where they are two rows too long, and a block's last one is two rows longer than the others.
+    strip_rows_ = min(rows + 4, grid.height)
     area, line = strip_rows_ * width, width + 2
     carried = weights = busiest = scratch = 0
     work = 0.0
-    margin = 2 * len(doing) * doing[0].c_in * width * (2 if setup.chain.wraps else 0)
+    margin = 2 * len(doing) * doing[0].c_in * width * (2 if chain.wraps else 0)
     for n, step in enumerate(doing):
         loads_h = step.kind == "open" and todo.reads_h and "open" not in kinds(doing[n + 1 :])
         area_in = area // 4 if step.kind == "up" else area
@@ -372,10 +374,10 @@ def _strip_cost(
         if item == 2 and step.kind in ("open", "close", "out"):
             extra = 6 * step.c_in * area_in  # the strip and its normalised copies in float32
         up = step.kind == "up"
-        if step.kind != "down" and transformed(setup.device, setup.dtype, step.c_in, step.c_out, up):
+        if step.kind != "down" and transformed(request.device, request.dtype, step.c_in, step.c_out, up):
             planes, area_of_tile = (9, 1) if up else (16, 4)
             weights += planes * step.c_in * step.c_out
-            tiles = max(min(TILES, area_in // area_of_tile), line_in // (1 if up else 2))
+            tiles = min(tiles_at_a_time(step.c_in, step.c_out), area_in // area_of_tile + line_in)
             scratch = max(scratch, tiles * (2 * planes * max(step.c_in, step.c_out)))
             products = planes / 4
         else:
@@ -392,11 +394,11 @@ def _strip_cost(
     return item * (carried + weights + busiest + scratch + source + margin), work
 
 
-def _attention_cost(setup: _Setup, step: Step, grid: Grid, attention_bytes: int) -> tuple[int, float]:
+def _attention_cost(request: Request, step: Step, grid: Grid, attention_bytes: int) -> tuple[int, float]:
     """Besides x: the normalised map, keys, values, the weights, and one chunk of queries with its scores."""
     positions = grid.height * grid.width
     chunk = query_chunk(positions, attention_bytes)
-    channels, wide = step.c_out, 4 // setup.item if setup.item < 4 else 1
+    channels, wide = step.c_out, 4 // request.item if request.item < 4 else 1
     scores = 8 * chunk * positions
     maps = channels * (positions * (2 + wide) + 4 * chunk + 4 * channels)
-    return setup.item * maps + scores, 4.0 * channels**2 * positions + 2.0 * positions**2 * channels
+    return request.item * maps + scores, 4.0 * channels**2 * positions + 2.0 * positions**2 * channels

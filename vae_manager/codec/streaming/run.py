@@ -14,7 +14,7 @@ from vae_manager.codec.streaming.attention import attend
 from vae_manager.codec.streaming.kernels import Kernel, Scratch, conv3x3, live_weight, upsampled_conv3x3
 from vae_manager.codec.streaming.moments import Moments, merge, norm_affine, strip_moments
 from vae_manager.codec.streaming.passes import Pass, Step
-from vae_manager.codec.streaming.strips import Map, Rows, Strips, Write, convolve, copy, crop, norm_silu
+from vae_manager.codec.streaming.strips import Map, Rows, Strips, Write, adder, convolve, copy, crop, norm_silu, split
 from vae_manager.codec.streaming.structure import Stage
 
 
@@ -120,8 +120,7 @@ def _attend_pass(step: Step, x: Map, before: Point, run: Run) -> tuple[Map, Poin
     scale, shift = _affine(before, step.layer.norm, run)
     # Values are averages of v; out() of them is bounded like a convolution of the normalised map.
     exponent = before.exponent
-    whole = attend(x.whole(), step.layer, scale, shift, run.attention_bytes, (exponent, exponent))
-    run.tick(1.0)
+    whole = attend(x.whole(), step.layer, scale, shift, run.attention_bytes, (exponent, exponent), run.tick)
     result = Map(whole.shape[0], run.device, run.storage)
     moments = merge([strip_moments(whole)])
     result.append(whole)
@@ -162,11 +161,11 @@ def _pipeline(
                 points[i] = _bounded(stage, steps[i], points, i, run)
             reads_h = todo.reads_h and "open" not in kinds[i - todo.first :]
             stored = h.read(rows, margin if run.wraps else 0, free=True) if reads_h else None
-            strips = _residual(strips, stored, step, before, after, points[i], height, run)
+            strips = split(_residual(strips, stored, step, before, after, points[i], height, run), rows)
             margin -= 1 if stored is not None else 2
         elif step.kind == "down":
             strips = crop(strips, margin, height) if run.wraps else strips
-            strips = convolve(strips, _kernel(step, before, after, run, stride=2), copy, height, run.wraps, stride=2)
+            strips = convolve(strips, _kernel(step, before, after, run, stride=2), copy, height, False, 2, border=False)
             height, margin = height // 2, 0
         else:
             strips = convolve(
@@ -212,7 +211,7 @@ def _residual(
         shortcut = shortcut.flatten(1).t().contiguous()
         bias = skip_bias if bias is None else bias if skip_bias is None else bias + skip_bias
     activate = _activate(inner, block.norm2, run)
-    add = _adder(waiting, lag if run.wraps else 0, shortcut, 2.0 ** (before.exponent - after.exponent))
+    add = adder(waiting, lag if run.wraps else 0, shortcut, 2.0 ** (before.exponent - after.exponent))
     return map(add, convolve(h, conv3x3(weight, bias, run.scratch), activate, height, run.wraps))
 
 
@@ -227,25 +226,6 @@ def _in_step(strips: Strips, stored: Strips, waiting: Rows) -> Strips:
         return available.take(x.shape[0])
 
     return concat.from_iterable(map(rows_beside, strips))
-
-
-def _adder(waiting: Rows, lag: int, shortcut: Tensor | None, factor: float) -> Callable[[Tensor], Tensor]:
-    """Add to each strip the rows of x that belong to it, through the 1×1 shortcut where there is one."""
-    unused = [lag]
-
-    def add(out: Tensor) -> Tensor:
-        # In a wrapped stream, x has rows above the first one that the convolutions leave.
-        for _ in waiting.take(unused.pop() if unused else 0):
-            pass
-        rows = list(waiting.take(out.shape[0]))
-        for piece, x in zip(out.split([x.shape[0] for x in rows]), rows):
-            if shortcut is None:
-                piece.add_(x, alpha=factor)
-            else:
-                piece.view(-1, piece.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), shortcut)
-        return out
-
-    return add
 
 
 def _kernel(step: Step, before: Point | None, after: Point, run: Run, stride: int = 1) -> Kernel:

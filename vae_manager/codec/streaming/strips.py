@@ -77,8 +77,8 @@ def _join(strips: deque[Tensor], rows: int) -> Tensor:
 
 
 def _pieces(strip: Tensor, rows: int) -> tuple[Tensor, ...]:
-    """Views of about `rows` rows; none of them is much smaller than the others."""
-    count = max(1, round(strip.shape[0] / rows))
+    """Views of `rows` rows or fewer, all about alike; two rows too many are no reason to cut."""
+    count = max(1, -(-(strip.shape[0] - 2) // rows))
     return strip.split(-(-strip.shape[0] // count))
 
 
@@ -106,19 +106,41 @@ class Rows:
             yield piece
 
 
-def line_buffers(strips: Strips, height: int, write: Write, wraps: bool, stride: int = 1) -> Strips:
+def adder(waiting: Rows, lag: int, shortcut: Tensor | None = None, factor: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """Add to each strip the rows of x that belong to it, through the 1×1 shortcut where there is one."""
+    unused = [lag]
+
+    def add(out: Tensor) -> Tensor:
+        # In a wrapped stream, x has rows above the first one that the convolutions leave.
+        for _ in waiting.take(unused.pop() if unused else 0):
+            pass
+        rows = list(waiting.take(out.shape[0]))
+        for piece, x in zip(out.split([x.shape[0] for x in rows]), rows):
+            if shortcut is None:
+                piece.add_(x, alpha=factor)
+            else:
+                piece.view(-1, piece.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), shortcut)
+        return out
+
+    return add
+
+
+def line_buffers(
+    strips: Strips, height: int, write: Write, wraps: bool, stride: int = 1, border: bool = True
+) -> Strips:
     """Cut a stream of `height` rows into overlapping pieces on which a 3×3 convolution needs no padding.
 
-    With stride 1 there is a border of one pixel on every side; with stride 2, at the right and bottom only, and
-    always of zeros (ldm pads its downsampling so, also when it tiles seamlessly). The last input rows of a piece
-    that the next one needs again are carried over: nothing upstream is computed twice.
+    With a `border`, that is one pixel on every side; without, one at the right and bottom only, and always of zeros
+    (ldm pads its downsampling so, also when it tiles seamlessly). The last input rows of a piece that the next one
+    needs again are carried over: nothing upstream is computed twice.
     """
-    left, carry, seen = (1 if stride == 1 else 0), None, 0
+    wraps = wraps and border
+    left, carry, seen = int(border), None, 0
     for x in strips:
         rows, width, channels = x.shape
         seen += rows
-        zeros_above = 1 if carry is None and stride == 1 and not wraps else 0
-        zeros_below = 1 if seen == height and not (wraps and stride == 1) else 0
+        zeros_above = 1 if carry is None and border and not wraps else 0
+        zeros_below = 1 if seen == height and not wraps else 0
         top = zeros_above if carry is None else carry.shape[0]
         buffer = x.new_empty((top + rows + zeros_below, width + left + 1, channels))
         if carry is not None:
@@ -128,7 +150,7 @@ def line_buffers(strips: Strips, height: int, write: Write, wraps: bool, stride:
         inside = buffer[top : top + rows]
         write(x, inside[:, left:-1])
         del x
-        if wraps and stride == 1:
+        if wraps:
             inside[:, 0], inside[:, -1] = inside[:, -2], inside[:, 1]
         else:
             inside[:, :left], inside[:, -1] = 0, 0
@@ -144,9 +166,11 @@ def line_buffers(strips: Strips, height: int, write: Write, wraps: bool, stride:
         yield ready.pop()
 
 
-def convolve(strips: Strips, kernel: Kernel, write: Write, height: int, wraps: bool, stride: int = 1) -> Strips:
+def convolve(
+    strips: Strips, kernel: Kernel, write: Write, height: int, wraps: bool, stride: int = 1, border: bool = True
+) -> Strips:
     """A 3×3 convolution of a stream. Its first strip comes out a row shorter and its last one a row longer."""
-    return map(kernel, line_buffers(strips, height, write, wraps, stride))
+    return map(kernel, line_buffers(strips, height, write, wraps, stride, border))
 
 
 def copy(x: Tensor, out: Tensor) -> None:
@@ -177,3 +201,12 @@ def crop(strips: Strips, margin: int, height: int) -> Strips:
             kept = [x[first:last].clone() if last - first < rows else x]
             del x
             yield kept.pop()
+
+
+def split(strips: Strips, rows: int) -> Strips:
+    """Hand long strips on in pieces: the last strip of a stream has what every layer before has held back."""
+    for x in strips:
+        pieces = deque(_pieces(x, rows))
+        del x
+        while pieces:
+            yield pieces.popleft()

@@ -122,7 +122,8 @@ def decoder_chain(vae: nn.Module) -> Chain:
             _expect_none(resamplers, "an upsampling behind the last level")
         else:
             head, items = _resample_conv(resamplers, "upsampling"), []
-    return _checked(True, decoder, stages, _maybe_module(vae, "post_quant_conv"), None)
+    pre = _maybe_module(vae, "post_quant_conv") or _maybe_module(vae, "post_conv")  # the latter in a LiteVAE
+    return _checked(True, decoder, stages, pre, None)
 
 
 def encoder_chain(vae: nn.Module) -> Chain:
@@ -226,9 +227,9 @@ def _block(block: Any) -> Block:
         raise VaeFileError("its dropout is active: call eval() on it first")
     skip = _maybe_module(block, "nin_shortcut") or _maybe_module(block, "conv_shortcut")
     for conv in (block.conv1, block.conv2):
-        _check_conv(conv, 3)
+        check_conv(conv, 3)
     if skip is not None:
-        _check_conv(skip, 1)
+        check_conv(skip, 1)
     return Block(_norm(block.norm1), block.conv1, _norm(block.norm2), block.conv2, skip)
 
 
@@ -244,7 +245,7 @@ def _attention(attention: Any) -> Attention:
     if not all(hasattr(attention, name) for name in ("norm", "q", "k", "v", "proj_out")):
         raise VaeFileError(f"its mid attention {type(attention).__name__!r} has no q, k, v, proj_out")
     for conv in (attention.q, attention.k, attention.v, attention.proj_out):
-        _check_conv(conv, 1)
+        check_conv(conv, 1)
     return Attention(_norm(attention.norm), attention.q, attention.k, attention.v, attention.proj_out)
 
 
@@ -268,7 +269,7 @@ def _expect_none(resamplers: list[Any], what: str) -> None:
 # --- checks
 
 
-def _check_conv(conv: Any, kernel: int, stride: int = 1, padding: int | None = None) -> None:
+def check_conv(conv: Any, kernel: int, stride: int = 1, padding: int | None = None) -> None:
     padding = kernel // 2 if padding is None else padding
     facts = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
     if facts != ((kernel,) * 2, (stride,) * 2, (padding,) * 2, (1, 1), 1):
@@ -288,11 +289,11 @@ def _checked(decodes: bool, coder: Any, stages: list[Stage], pre: nn.Module | No
     modes: set[str] = set()
     for stage in stages:
         if stage.downsamples:
-            _check_conv(stage.tail, 3, stride=2, padding=0)
+            check_conv(stage.tail, 3, stride=2, padding=0)
         elif stage.tail is not None:
-            _check_conv(stage.tail, 3)
+            check_conv(stage.tail, 3)
         if stage.head is not None:
-            _check_conv(stage.head, 3)
+            check_conv(stage.head, 3)
         if stage.norm_out is not None:
             _norm(stage.norm_out)
         for module in stage_modules(stage):
@@ -306,7 +307,7 @@ def _checked(decodes: bool, coder: Any, stages: list[Stage], pre: nn.Module | No
         raise VaeFileError("some of its convolutions pad circularly and some do not: not supported by streaming")
     for conv in (pre, post):
         if conv is not None:
-            _check_conv(conv, 1)
+            check_conv(conv, 1)
     tanh = bool(getattr(coder, "tanh_out", False))
     return Chain(decodes, tuple(stages), pre, post, tanh, wraps=modes == {"circular"})
 

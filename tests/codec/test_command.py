@@ -1,0 +1,52 @@
+"""`encode`, `decode` and `bench` on the command line: what is streamed, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.codec.streaming_vaes import scaled_weights
+from vae_manager.cli import main
+from vae_manager.codec.latents import Latent, save_latent
+from vae_manager.codec.taesd import TinyAutoencoder, TinyConfig, build_taesd
+from vae_manager.commands import bench
+
+SMALL = TinyConfig(4, (8, 8, 8, 8), (1, 1, 1, 1))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    vae = TinyAutoencoder(SMALL, SMALL)
+    scaled_weights(vae, 1)
+    save_file(vae.state_dict(), str(tmp_path / "taesd.safetensors"))
+    return tmp_path / "taesd.safetensors"
+
+
+@pytest.mark.parametrize("mode", ["auto", "exact", "whole"])
+def test_a_tiny_vae_is_streamed_to_the_same_pixels(tiny: Path, tmp_path: Path, capsys, mode: str) -> None:
+    z = torch.randn(1, 4, 7, 5, generator=torch.Generator().manual_seed(1))
+    save_latent(tmp_path / "z.safetensors", Latent(z, "taesd"))
+    out = tmp_path / "out.safetensors"
+    arguments = ["decode", str(tmp_path / "z.safetensors"), "-o", str(out), "--vae", str(tiny), "--mode", mode]
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mode"] == ("whole" if mode == "whole" else "exact")
+    expected = build_taesd(load_file(str(tiny))).decode(z)
+    assert (next(iter(load_file(str(out)).values())) - expected).abs().max() < 0.005 * 2 / 255  # of an 8-bit level
+
+
+def test_a_limit_that_is_too_small_is_one_sentence(tiny: Path, tmp_path: Path, capsys) -> None:
+    save_latent(tmp_path / "z.safetensors", Latent(torch.randn(1, 4, 64, 64), "taesd"))
+    arguments = ["decode", str(tmp_path / "z.safetensors"), "-o", str(tmp_path / "o.npy"), "--vae", str(tiny)]
+    assert main([*arguments, "--memory-limit", "1MB"]) == 2
+    error = capsys.readouterr().err
+    assert "at least" in error and error.count("\n") == 1
+
+
+def test_an_installed_package_has_no_benchmarks_and_says_so(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "site-packages" / "vae_manager" / "commands" / "bench.py"))
+    assert main(["bench", "tiling"]) == 2
+    assert "a checkout of the source" in capsys.readouterr().err
