@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,9 +16,6 @@ from vae_manager.codec.streaming.plan import Plan, Request
 from vae_manager.codec.streaming.run import Point, Run, run_stage
 from vae_manager.codec.streaming.strips import Map
 from vae_manager.codec.streaming.structure import Chain, decoder_chain, encoder_chain
-
-TRIM_BYTES = 2**26
-"""From this promise on, free blocks are given back between passes: below, fresh pages cost more than they are worth."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,23 +74,12 @@ class KLCoder:
                 strip = _pointwise(strip, chain.post)
             emit(torch.tanh(strip) if chain.tanh else strip)
 
-        def begin_pass() -> None:
-            if plan.device.type == "cpu" and plan.peak_bytes >= TRIM_BYTES:
-                _trim_heap()
-            begin()
-
         for stage, steps, keep, rows in zip(chain.stages, plans.stage_steps(chain), plan.keeps, plan.rows):
             todo = passes(plans.kinds(steps), keep)
-            source, point = run_stage(stage, steps, todo, rows, source, point, run, finish, begin_pass)
+            source, point = run_stage(stage, steps, todo, rows, source, point, run, finish, begin)
 
 
 def _pointwise(x: Tensor, conv: nn.Module) -> Tensor:
     """A 1×1 convolution of a channels-last strip."""
     weight, bias = live_weight(conv, x)
     return F.linear(x, weight.flatten(1), bias)
-
-
-def _trim_heap() -> None:
-    """Give freed blocks back to the system: glibc would keep those of strips of other sizes beside the new ones."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
