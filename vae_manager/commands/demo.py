@@ -20,13 +20,20 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from vae_manager.codec.build import build
+from vae_manager.codec.build import Autoencoder, build
 from vae_manager.codec.pictures import load_picture, pad_to_multiple, save_picture, to_levels
 from vae_manager.codec.whole import decode, encode, latent_of
+from vae_manager.color.calibration import measure
+from vae_manager.color.correct import correct
+from vae_manager.color.diagnose import diagnose
+from vae_manager.color.difference import delta_e
+from vae_manager.color.faults import examined_fault
 from vae_manager.commands import Result, megabytes
 from vae_manager.errors import VaeManagerError
 from vae_manager.library.files import Folder, VaeFile, find_vaes, vae_file
 from vae_manager.library.hashing import HashCache
+from vae_manager.library.health import examine
+from vae_manager.library.probe import bundled_pictures
 from vae_manager.library.report import report
 from vae_manager.library.state import load_state
 from vae_manager.selection.choose import Wishes, choose
@@ -68,8 +75,9 @@ def demo(args: argparse.Namespace) -> Result:
     original, decoded = load_picture(photo), torch.from_numpy(_taken(output / "exact.npy"))
     save_picture(output / "decoded.png", decoded)
     small = F.interpolate(original, scale_factor=SMALL / WIDTH, mode="area")
-    pale = _through(files[1], small)
+    colors, pale, mended = _colors(files[0], files[1], small)
     save_picture(output / "decoded-washed-out.png", pale)
+    save_picture(output / "calibrated.png", mended)
     psnr = {"decoded": _psnr(decoded, original), "decoded-washed-out": _psnr(pale, small)}
     _side_by_side(
         output / "side-by-side.png",
@@ -77,6 +85,7 @@ def demo(args: argparse.Namespace) -> Result:
             "photograph": original,
             "decoded by the VAE that was chosen": decoded,
             "decoded by the washed-out VAE": pale,
+            "the same, calibrated": mended,
         },
     )
     document = {
@@ -85,6 +94,7 @@ def demo(args: argparse.Namespace) -> Result:
         "chosen": {"vae": decision.vae.name, "reason": decision.reason},
         "steps": [{"command": step.command, **step.answer} for step in (encoded, whole, exact)],
         "exact_minus_whole_levels": difference,
+        "colors": colors,
         "psnr_db": {name: round(value, 2) for name, value in psnr.items()},
         "output": str(output),
     }
@@ -107,12 +117,35 @@ def _run(command: str, *arguments: object) -> Step:
     return Step(f"vae-manager {command}", json.loads(done.stdout))
 
 
-def _through(file: VaeFile, pixels: Tensor) -> Tensor:
-    """A picture, to this VAE's latent and back."""
+def _colors(good: VaeFile, bad: VaeFile, picture: Tensor) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """A wash-out found, named and undone.
+
+    The fault is in the VAE, so the remedy is another VAE, and exact. Where there is none, the colours can be
+    calibrated: here on the pictures that come with the program, not on the one that is corrected.
+
+    Returns:
+        what was found, with CIEDE2000 before and after; the washed-out picture, and the calibrated one.
+    """
+    sound, pale_vae = _load(good), _load(bad)
+    fault = examined_fault(examine(bad))
+    matrix, _ = measure(pale_vae, sound, [latent_of(encode(sound, bundled_pictures()))])
+    height, width = picture.shape[2:]
+    z = latent_of(encode(sound, pad_to_multiple(picture, sound.config.ratio)))
+    right, pale = (decode(vae, z)[0, :, :height, :width].clamp(-1, 1) / 2 + 0.5 for vae in (sound, pale_vae))
+    found = diagnose(pale, calibration=matrix)
+    mended = correct(pale, found.matrix)
+    document = {
+        "fault": fault and fault.sentence,
+        "remedy": fault and fault.remedy,
+        "delta_e_washed_out": round(delta_e(pale, right), 3),
+        "delta_e_calibrated": round(delta_e(mended, right), 3),
+    }
+    return document, pale[None] * 2 - 1, mended[None] * 2 - 1
+
+
+def _load(file: VaeFile) -> Autoencoder:
     state = load_state(file, torch.float32)
-    vae = build(state.kind, state.tensors, state.norm_groups)
-    height, width = pixels.shape[2:]
-    return decode(vae, latent_of(encode(vae, pad_to_multiple(pixels, vae.config.ratio))))[..., :height, :width]
+    return build(state.kind, state.tensors, state.norm_groups)
 
 
 def _difference(output: Path) -> float:
@@ -150,7 +183,7 @@ def _side_by_side(path: Path, pictures: dict[str, Tensor], width: int = 640) -> 
 
 
 def _report(document: dict[str, Any], encoded: Step, whole: Step, exact: Step) -> str:
-    photo, psnr = document["photograph"], document["psnr_db"]
+    photo, psnr, colors = document["photograph"], document["psnr_db"], document["colors"]
     shape = "×".join(map(str, encoded.answer["latent_shape"][1:]))
     lines = [
         "# VAE Manager demo",
@@ -168,9 +201,10 @@ def _report(document: dict[str, Any], encoded: Step, whole: Step, exact: Step) -
         f"| decode, streamed within {LIMIT} | the same: at most {document['exact_minus_whole_levels']:.4f} of an 8-bit "
         f"level from the whole decode | {_cost(exact)} |",
         "",
-        f"The photograph comes out grey of the washed-out VAE: {psnr['decoded-washed-out']:.1f} dB, {SMALL} pixels "
-        "across. "
-        "A picture that looks like that has the wrong VAE, not the wrong colours.",
+        f"**Colours.** The photograph comes out grey of the other VAE ({SMALL} pixels across). Looking "
+        f"into that VAE finds: {colors['fault']}; {colors['remedy']}. Decoding with the right VAE mends it exactly. "
+        f"Where there is none, calibrating on other pictures takes the difference (CIEDE2000) from "
+        f"{colors['delta_e_washed_out']:.1f} to {colors['delta_e_calibrated']:.2f}.",
         "",
         f"Look at {document['output']}/side-by-side.png.",
     ]

@@ -481,7 +481,7 @@ _INFOTEXT = (
         "processed-params",
         Symbol("modules.processing.Processed.extra_generation_params"),
         _SESSION,
-        uses=("processed.extra_generation_params",),
+        uses=("processed.extra_generation_params", "processed.all_prompts"),
         without="the API's answer does not tell what could not be done; the page and the log do",
     ),
     Requirement(
