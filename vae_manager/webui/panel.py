@@ -101,12 +101,13 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
     for component in (*panel.arguments()[1:], refresh, about, save, forget, reference, calibrate):
         component.do_not_save_to_config = True  # the list of files changes; a saved value would go stale
 
-    def refreshed() -> list[Any]:
+    def refreshed(choice: str) -> list[Any]:
         names = actions.names(True)
-        return [gr.update(choices=_choices(first, names)) for first in (AUTOMATIC, SAME, SAME, BAKED)]
+        lists = [gr.update(choices=_choices(first, names)) for first in (AUTOMATIC, SAME, SAME, BAKED)]
+        return [*lists, _line(actions.describe(choice or AUTOMATIC))]  # the checkpoint may be another now
 
     vae.change(lambda choice: _line(actions.describe(choice or AUTOMATIC)), [vae], [about], show_progress="hidden")
-    refresh.click(refreshed, [], [vae, encode_vae, hires_vae, reference], show_progress="hidden")
+    refresh.click(refreshed, [vae], [vae, encode_vae, hires_vae, reference, about], show_progress="hidden")
     settings = panel.arguments()
     save.click(lambda *values: _line(actions.save(from_arguments(values))), settings, [about], show_progress="hidden")
     forget.click(lambda: _line(actions.forget()), [], [about], show_progress="hidden")
