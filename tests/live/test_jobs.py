@@ -155,6 +155,8 @@ def test_the_hosts_own_override_beside_ours(webui: WebUI, reference: Reference):
 
 def test_after_an_exception_under_the_hosts_own_override(webui: WebUI, reference: Reference):
     """The host restores its VAE after the exception: with ours still in place it would write into it."""
+    if webui.kind == "reforge":
+        pytest.skip("reForge leaves its own override's VAE in place, with us or without")
     with contextlib.suppress(Exception):
         webui.generate(ours=[True, "tint-green"], fault="raise", **webui.native(RED))
     assert identical(webui.generate(), reference.baked["txt2img"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.whole import decode
 from vae_manager.library.files import Folder
 from vae_manager.library.hashing import sha256_of
-from vae_manager.webui.hosts.base import Host
+from vae_manager.webui.hosts.base import Host, around
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.options import Options
 from vae_manager.webui.session import WARNING_KEY, Session
@@ -215,6 +215,26 @@ def test_weights_that_the_host_copies_in_reach_neither_our_cache_nor_get_lost(se
     assert torch.equal(host.pixels(), decode(make_vae(seed=2), Z))
     session.finish(job)
     assert torch.equal(host.pixels(), decode(make_vae(seed=5), Z))
+
+
+def test_a_host_that_takes_the_old_model_apart(session: Session, host: OneModel):
+    """reForge empties the first stage of a model that it unloads, in the middle of a job with a hires checkpoint."""
+    job, old = start(session), host.model.first_stage_model
+    del old.encoder
+    session.release()
+    assert torch.equal(old.decoder.conv_in.weight, make_state(seed=1)["decoder.conv_in.weight"])
+    host.model = load_model(host.folder / "second.safetensors", seed=7)
+    session.ensure()
+    assert torch.equal(host.pixels(), decode(make_vae(seed=2), Z))
+    session.finish(job)
+    assert torch.equal(host.pixels(), decode(make_vae(seed=7), Z))
+
+
+def test_a_guard_of_ours_that_fails_leaves_the_hosts_function_its_result():
+    module = ModuleType("of_the_host")
+    module.load = lambda name: f"loaded {name}"  # type: ignore[attr-defined]
+    around(module, "load", before=lambda: 1 / 0, after=lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    assert module.load("a model") == "loaded a model"
 
 
 def test_a_cached_vae_that_somebody_wrote_into_is_read_anew(session: Session, host: OneModel):

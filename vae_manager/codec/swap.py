@@ -80,7 +80,9 @@ def remove(installed: Installed) -> None:
     current = own_parameters(installed.module)
     back = {}
     for name, own in installed.own.items():
-        there = current.get(name, own)
+        there = current.get(name)
+        if there is None:
+            continue  # the host has taken the module apart: it belongs to a model that is being unloaded
         if there is not installed.foreign[name] and there is not own:
             continue  # the host has put something new here itself: that is what it wants
         moved = there.device != own.device or there.dtype != own.dtype

@@ -130,9 +130,11 @@ class FirstStage:
 
     def release(self) -> None:
         """Take everything of ours out. Nothing happens where there is nothing."""
-        self.put_back()
-        self._unhook()
-        self.module = None
+        try:
+            self.put_back()
+        finally:
+            self._unhook()
+            self.module = None
 
     def _unhook(self) -> None:
         while self._hooks:

@@ -7,6 +7,7 @@ weights inside it, so a host's file says only where that module is and what else
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ import torch
 from torch import nn
 
 from vae_manager.library.files import Folder
+
+log = logging.getLogger("vae_manager")
 
 Said = str | None | Callable[..., str | None]
 """A value of the infotext, or a function that the host calls for each picture with what it knows of it."""
@@ -197,15 +200,22 @@ def around(
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         first, last = calls[function]
-        if first:
-            first()
+        _quietly(first)
         try:
             return original(*args, **kwargs)
         finally:
-            if last:
-                last()
+            _quietly(last)
 
     setattr(module, function, wrapper)
+
+
+def _quietly(call: Callable[[], None] | None) -> None:
+    """Call something of ours inside a function of the host's, which must not fail for our sake."""
+    try:
+        if call:
+            call()
+    except Exception:
+        log.exception("VAE Manager failed inside a function of the WebUI's")
 
 
 def switched_off(module: ModuleType, name: str) -> Callable[[], None]:
