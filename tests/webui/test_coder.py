@@ -61,6 +61,7 @@ def test_what_fits_comfortably_is_the_hosts_own_result_bit_for_bit(vae, mode: st
 def test_auto_streams_where_the_whole_would_be_a_close_call(vae):
     told = Told()
     plan = coder._plan(vae.decoder, Z, True, "exact", None, told.watch)
+    assert plan is not None
     told = Told(free_memory=lambda device: int(plan.peak_bytes * 1.5))
     decode(vae, "auto", told, inner=lambda z: pytest.fail("the host's own way was taken"))
     assert told.watch.streamed
@@ -148,7 +149,7 @@ def test_half_precision_that_overflows_is_computed_again_and_remembered():
     vae = make_vae(seed=1)
     with torch.no_grad():
         vae.decoder.conv_in.weight *= 2.0**17
-        vae.decoder.conv_in.bias *= 2.0**17
+        vae.decoder.conv_in.bias.mul_(2.0**17)  # type: ignore[union-attr]
         wanted = vae.decoder(Z)
         vae = vae.bfloat16()
     told = Told()

@@ -85,6 +85,11 @@ def load_model(path: Path, seed: int) -> SimpleNamespace:
 class Job:
     """What the session uses of a WebUI's processing object."""
 
+    all_prompts: list[str]
+    batch_size: int
+    iteration: int
+    is_hr_pass: bool
+
     def __init__(self) -> None:
         self.extra_generation_params: dict[str, Any] = {}
         self.comments: list[str] = []
