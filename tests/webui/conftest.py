@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,5 +20,7 @@ def host(tmp_path: Path, write_vae) -> OneModel:
 
 
 @pytest.fixture
-def session(host: OneModel) -> Session:
-    return Session(host, Options(1 << 30))
+def session(host: OneModel) -> Iterator[Session]:
+    session = Session(host, Options(1 << 30))
+    yield session
+    session.shut_down()

@@ -7,11 +7,13 @@ first, then the VAEs' hashes, the baked VAEs, the VAEs' digests, and last the ch
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import heapq
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -56,6 +58,11 @@ class _Stopped(Exception):
     """The work was cancelled."""
 
 
+def _cancel(examiner: weakref.ref[Examiner]) -> None:
+    if (alive := examiner()) is not None:
+        alive.cancel()
+
+
 class Examiner:
     """One background thread that fills the caches. It lives while there is something to do.
 
@@ -67,6 +74,8 @@ class Examiner:
         if not 0 < share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, not {share}")
         self._hashes, self._facts, self._share = hashes, facts, share
+        # a thread that is still inside torch when Python ends brings the whole process down with an abort
+        atexit.register(_cancel, weakref.ref(self))
         self._changed = threading.Condition()
         self._steps: list[_Step] = []
         self._numbers = itertools.count()
