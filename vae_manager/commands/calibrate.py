@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vae_manager import __version__
@@ -19,6 +17,7 @@ from vae_manager.color.bake import fold_decoder, fold_encoder
 from vae_manager.color.calibration import measure
 from vae_manager.color.matrix import adjustment, affine, compose, identity, invert, is_identity
 from vae_manager.commands import Result, open_file
+from vae_manager.commands.outputs import check_vae_output, save_vae
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
@@ -46,7 +45,7 @@ def calibrate(args: argparse.Namespace) -> Result:
 def bake(args: argparse.Namespace) -> Result:
     """Write a VAE with a colour correction folded into its weights."""
     source, output = open_file(args.file), Path(args.output)
-    _check_output(source, output)
+    check_vae_output(output, [source])
     matrix = _wanted(args)
     state, groups = load_kl_state(source)
     folded = fold_decoder(state, matrix)
@@ -57,7 +56,7 @@ def bake(args: argparse.Namespace) -> Result:
         errors |= {"encoder_max_error": inside, "encoder_border_error": border}
     metadata = {"format": "pt", "norm_num_groups": str(groups), **_scale(identify(source))}
     metadata |= _provenance(source, matrix, args.encoder)
-    _save(output, folded, metadata)
+    save_vae(output, folded, metadata)
     document = {"output": str(output), "matrix": rows(matrix), **errors}
     return Result(document, f"Wrote {output}; largest error {errors['max_error']:.1e}.\n{_matrix_text(matrix)}")
 
@@ -115,15 +114,6 @@ def read_matrix(path: Path) -> Tensor:
     return matrix
 
 
-def _check_output(source: VaeFile, output: Path) -> None:
-    if output.suffix.lower() != ".safetensors":
-        raise BadInputError(f"{output.name!r} must end in .safetensors: pickles are read, but never written.")
-    if output.exists() and output.samefile(source.path):
-        raise BadInputError("The output would overwrite the VAE it is made from; give it another name.")
-    if not output.absolute().parent.is_dir():
-        raise BadInputError(f"There is no folder {str(output.parent)!r}.")
-
-
 def _fold_encoder(state: dict[str, Tensor], matrix: Tensor) -> dict[str, Tensor]:
     try:
         return fold_encoder(state, matrix)
@@ -170,16 +160,6 @@ def _provenance(source: VaeFile, matrix: Tensor, encoder: bool) -> dict[str, str
         "vae_manager.baked_into": "decoder and encoder" if encoder else "decoder",
         "vae_manager.color_matrix": json.dumps(rows(matrix)),
     }
-
-
-def _save(output: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write beside the target, then rename: a kill leaves no half file."""
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, str(temporary), metadata)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_text(path: Path, text: str) -> None:

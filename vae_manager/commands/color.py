@@ -26,6 +26,7 @@ from vae_manager.color.images import corrected, visible
 from vae_manager.color.matrix import blend, is_identity
 from vae_manager.color.statistics import Statistics, statistics
 from vae_manager.commands import Result
+from vae_manager.commands.outputs import write_whole
 from vae_manager.errors import BadInputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -129,7 +130,9 @@ def _one(
     found = diagnose(visible(image), reference=shown, pool=pool)
     applied = target is not None and not is_identity(blend(found.matrix, strength))
     if target is not None:
-        _write(target, lambda part: _save(image, found, strength, seed, part) if applied else shutil.copy2(path, part))
+        write_whole(
+            target, lambda part: _save(image, found, strength, seed, part) if applied else shutil.copy2(path, part)
+        )
     return {"path": str(path), "output": str(target) if target else None, "applied": applied, **found.document()}
 
 
@@ -164,16 +167,6 @@ def _png_text(image: Image.Image) -> PngInfo:
         else:
             info.add_itxt(key, value)
     return info
-
-
-def _write(target: Path, save: Callable[[Path], object]) -> None:
-    """Write beside the target, then rename: a kill leaves no half picture."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        save(part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 # --- many pictures

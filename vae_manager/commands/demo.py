@@ -41,8 +41,7 @@ from vae_manager.user_data import user_folder
 
 DATA = Path(__file__).parents[1] / "data" / "demo"
 WIDTH, SMALL = 2048, 640
-"""Pixels across: of the photograph, and of the small one that goes through the washed-out VAE. On two cores the demo
-takes about a minute."""
+"""Pixels across: of the photograph, and of the small one that goes through the washed-out VAE."""
 LIMIT = "300MB"
 """What the exact decode may take, beside the program and the VAE."""
 GOOD, BAD = "demo-kl-f8.safetensors", "demo-kl-f8-washed-out.safetensors"

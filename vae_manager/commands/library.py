@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from vae_manager.commands import Result, megabytes, open_file
+from vae_manager.commands.outputs import check_vae_output, save_vae
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.families import family_title
 from vae_manager.library.files import Folder, find_vaes
@@ -61,15 +61,12 @@ def inspect(args: argparse.Namespace) -> Result:
 def convert(args: argparse.Namespace) -> Result:
     """Write the VAE of a file as safetensors, in the layout and precision asked for."""
     source, output = open_file(args.file), Path(args.output)
-    if output.suffix.lower() != ".safetensors":
-        raise BadInputError(f"{output.name!r} must end in .safetensors: pickles are read, but never written.")
-    if output.exists() and output.samefile(source.path):
-        raise BadInputError("The output would overwrite the file it is made from; give it another name.")
+    check_vae_output(output, [source])
     state, groups = load_kl_state(source, DTYPES[args.dtype] if args.dtype else None)
     if args.layout == "diffusers":
         levels = 1 + max(int(m.group(1)) for name in state if (m := re.match(r"decoder\.up\.(\d+)\.", name)))
-        state = {to_diffusers(name, levels): as_matrix(name, tensor).contiguous() for name, tensor in state.items()}
-    save_file(state, str(output), {"format": "pt", "norm_num_groups": str(groups), **_scale(source)})
+        state = {to_diffusers(name, levels): as_matrix(name, tensor) for name, tensor in state.items()}
+    save_vae(output, state, {"format": "pt", "norm_num_groups": str(groups), **_scale(source)})
     document = {"output": str(output), "tensors": len(state), "bytes": output.stat().st_size}
     return Result(document, f"Wrote {output} ({len(state)} tensors, {megabytes(document['bytes'])}).")
 

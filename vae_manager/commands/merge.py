@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
-
-from safetensors.torch import save_file
-from torch import Tensor
 
 from vae_manager import __version__
 from vae_manager.commands import Result, megabytes, open_file
+from vae_manager.commands.outputs import check_vae_output, save_vae
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.files import VaeFile
@@ -26,13 +23,13 @@ from vae_manager.user_data import user_folder
 def merge(args: argparse.Namespace) -> Result:
     """(1 - alpha) · A + alpha · B as a safetensors file in ldm's layout."""
     sources, output = [open_file(args.first), open_file(args.second)], Path(args.output)
-    _check_output(sources, output)
+    check_vae_output(output, sources)
     reports = [_report(file) for file in sources]
     states = [_load(file) for file in sources]
     merged = merge_states(states[0], states[1], args.alpha)
     family = _one_family(reports)
     groups = states[0].norm_groups
-    _save(output, merged, {"format": "pt", "norm_num_groups": str(groups), **_meaning(reports, family, args.alpha)})
+    save_vae(output, merged, {"format": "pt", "norm_num_groups": str(groups), **_meaning(reports, family, args.alpha)})
     document = {
         "output": str(output),
         "alpha": args.alpha,
@@ -42,15 +39,6 @@ def merge(args: argparse.Namespace) -> Result:
     }
     text = f"Wrote {output}: {1 - args.alpha:.0%} {sources[0].path.name}, {args.alpha:.0%} {sources[1].path.name}"
     return Result(document, f"{text} ({len(merged)} tensors, {megabytes(document['bytes'])}).")
-
-
-def _check_output(sources: list[VaeFile], output: Path) -> None:
-    if output.suffix.lower() != ".safetensors":
-        raise BadInputError(f"{output.name!r} must end in .safetensors: pickles are read, but never written.")
-    if output.exists() and any(output.samefile(source.path) for source in sources):
-        raise BadInputError("The output would overwrite a VAE that it is made from; give it another name.")
-    if not output.absolute().parent.is_dir():
-        raise BadInputError(f"There is no folder {str(output.parent)!r}.")
 
 
 def _report(file: VaeFile) -> Report:
@@ -107,13 +95,3 @@ def _meaning(reports: list[Report], family: str, alpha: float) -> dict[str, str]
     if own.scale_factor is not None:
         meaning |= {"scale_factor": str(own.scale_factor), "shift_factor": str(own.shift_factor or 0.0)}
     return meaning
-
-
-def _save(output: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write beside the target, then rename: a kill leaves no half file."""
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, str(temporary), metadata)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vae_manager.codec.streaming.api import is_out_of_memory, plan_decode, plan_encode, stream_decode, stream_encode
+from vae_manager.codec.streaming.api import (
+    is_out_of_memory,
+    plan_decode,
+    plan_encode,
+    release_cached,
+    stream_decode,
+    stream_encode,
+)
 from vae_manager.codec.streaming.plan import Plan, free_bytes
 from vae_manager.errors import Interrupted, MemoryLimitError, VaeManagerError
 
@@ -163,7 +170,7 @@ def _streamed(inner: Callable, coder: nn.Module, x: Tensor, plan: Plan, vae: Any
 
 def _rescue(inner: Callable, coder: nn.Module, x: Tensor, decodes: bool, vae: Any, watch: Watch) -> Tensor | None:
     """The result that the host's own way did not give: it ran out of memory, or overflowed half precision."""
-    _release(x.device)
+    release_cached(x.device)
     try:
         plan = _plan(coder, x, decodes, "exact", vae, watch)
     except VaeManagerError:
@@ -191,8 +198,3 @@ def _is_half(coder: nn.Module) -> bool:
 
 def _finite(result: Tensor) -> bool:
     return bool(torch.isfinite(result).all())
-
-
-def _release(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

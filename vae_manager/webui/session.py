@@ -102,10 +102,7 @@ class Session:
         checkpoint = self._checkpoint(model) if model is not None else None
         if model is None or checkpoint is None:
             return None
-        own = self.host.loaded_vae(model)
-        words = f"the WebUI's own choice: {own.name if own else 'the baked VAE'}"
-        standing, anyway = self.host.standing_vae(model), self.options.allow_other_family
-        asked = Asked(settings, True, standing=standing, host=words, allow_other_family=anyway)
+        asked = self._asked(settings, model, self.host.loaded_vae(model))
         return checkpoint, self.chooser.decide(asked, None, checkpoint, self.index())
 
     def automatic(self) -> str:
@@ -214,15 +211,8 @@ class Session:
         if model is None:
             raise VaeManagerError("no model is loaded yet")
         own = self.host.loaded_vae(model)
-        asked = Asked(
-            settings,
-            on,
-            "the X/Y/Z cell" if getattr(p, "vae_manager_cell", None) else "the panel",
-            self.host.job_vae(p, model),
-            self.host.standing_vae(model),
-            f"the WebUI's own choice: {own.name if own else 'the baked VAE'}",
-            self.options.allow_other_family,
-        )
+        asker = "the X/Y/Z cell" if getattr(p, "vae_manager_cell", None) else "the panel"
+        asked = replace(self._asked(settings, model, own), on=on, asker=asker, job=self.host.job_vae(p, model))
         job = Job(asked, self._watch(p), tags, own=own)
         decisions = {name: self._decide(job, model, name) for name in dict.fromkeys(tags.names)}
         for name in filter(None, tags.hires):
@@ -235,6 +225,16 @@ class Session:
             job.hashes.setdefault(own, self._hash_of(own) or "")
         record(self.host, p, job, decisions)
         self.chooser.save()
+
+    def _asked(self, settings: PanelSettings, model: Any, own: Path | None) -> Asked:
+        """What these settings ask for with the panel on, outside any job."""
+        return Asked(
+            settings,
+            on=True,
+            standing=self.host.standing_vae(model),
+            host=f"the WebUI's own choice: {own.name if own else 'the baked VAE'}",
+            allow_other_family=self.options.allow_other_family,
+        )
 
     def _decide(self, job: Job, model: Any, name: Name) -> Decision:
         """The decision for one name, with files that can be used; kept for the job."""

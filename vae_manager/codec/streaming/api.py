@@ -221,7 +221,7 @@ def _stream(
                 names = [str(p.dtype).removeprefix("torch.") for p in (failed, plan)]
                 retries.append(f"picture {index + 1} overflowed {names[0]} and was computed in {names[1]}")
             else:
-                _release(plan.device)
+                release_cached(plan.device)
                 plan = _smaller(coder, failed)
                 retries.append(f"out of memory in mode {failed.mode}, went on in mode {plan.mode}")
     seconds = time.perf_counter() - start
@@ -340,7 +340,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in says)
 
 
-def _release(device: torch.device) -> None:
+def release_cached(device: torch.device) -> None:
     """Give blocks that torch caches back to the driver."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
