@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import json
 import math
@@ -40,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.config import KLConfig
-from vae_manager.codec.streaming import MODES, Plan, plan_decode, plan_encode, stream_decode, stream_encode
+from vae_manager.codec.streaming import MODES, Plan, heap, plan_decode, plan_encode, stream_decode, stream_encode
 from vae_manager.commands.bench import add_arguments
 from vae_manager.errors import MemoryLimitError
 
@@ -257,8 +256,7 @@ def resident_now() -> int:
 def release_heap() -> None:
     """Give freed memory back, and count the peak from here."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
+    heap.trim()
     with contextlib.suppress(OSError):  # Linux: ru_maxrss starts again
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

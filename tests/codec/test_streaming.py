@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.codec.streaming_vaes import pad_circularly, peak_bytes, scaled_weights, small_vae
-from vae_manager.codec.streaming import MODES, plan_decode, plan_encode, stream_decode, stream_encode
+from vae_manager.codec.streaming import MODES, heap, plan_decode, plan_encode, stream_decode, stream_encode
 from vae_manager.codec.streaming.moments import merge, norm_affine, strip_moments
 from vae_manager.codec.streaming.passes import POLICIES, passes
 from vae_manager.errors import BadInputError, Interrupted, MemoryLimitError, VaeFileError
@@ -85,7 +86,10 @@ def test_float32_is_as_near_to_float64_as_the_whole_is(mode: str) -> None:
     assert ours < 2 * whole
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+HALF = (torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", HALF)
 def test_half_precision_is_no_worse_than_the_whole(dtype: torch.dtype) -> None:
     vae = small_vae((16, 32), dtype=torch.float32)
     z = torch.randn(1, 4, 12, 10, generator=torch.Generator().manual_seed(2))
@@ -96,6 +100,36 @@ def test_half_precision_is_no_worse_than_the_whole(dtype: torch.dtype) -> None:
         result = stream_decode(vae, z, plan=plan_decode(vae, z.shape, mode=mode, strip_pixels=256))
         assert result.tensor.dtype == dtype and not result.report.retries
         assert (result.tensor.float() - exact).square().mean().sqrt() <= 1.05 * whole
+
+
+DTYPES: dict[torch.dtype, tuple[Any, Any]] = {}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    dtype=st.sampled_from((torch.float32, torch.bfloat16, torch.float16)),
+    h=st.integers(8, 14),
+    w=st.integers(8, 14),
+    mode=st.sampled_from(MODES),
+    pixels=st.sampled_from((16, 64, 16384)),
+    seed=st.integers(0, 10**6),
+)
+def test_no_dtype_shape_mode_or_strip_adds_error(
+    dtype: torch.dtype, h: int, w: int, mode: str, pixels: int, seed: int
+) -> None:
+    """Root mean square to float64, over that of the whole decode in the same dtype; float32 within .005 level."""
+    if dtype not in DTYPES:
+        vae = small_vae((16, 32, 96), dtype=torch.float32).to(dtype)
+        DTYPES[dtype] = vae, deepcopy(vae).double()  # the same weights, rounded as they are
+    vae, wide = DTYPES[dtype]
+    z = torch.randn(1, 4, h, w, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    exact = wide.decode(z.double())
+    error = stream_decode(vae, z, plan=plan_decode(vae, z.shape, mode=mode, strip_pixels=pixels)).tensor - exact
+    whole = vae.decode(z) - exact
+    if dtype == torch.float32:
+        assert float(error.abs().max()) < 0.005 * LEVEL
+    else:
+        assert float(error.square().mean()) ** 0.5 <= 1.05 * float(whole.square().mean()) ** 0.5
 
 
 def inflated(vae: Any, factor: float) -> Any:
@@ -319,6 +353,18 @@ def test_the_peak_stays_within_the_plans_promise() -> None:
         plan = plan_it(vae, x.shape, mode=mode, strip_pixels=pixels, dtype=dtype)
         measured = peak_bytes(lambda: stream(vae, x, plan=plan))  # noqa: B023
         assert measured <= 1.1 * plan.peak_bytes + 65536, (x.shape, plan)
+
+
+def test_freed_memory_is_given_back_as_often_as_a_plan_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[int] = []
+    monkeypatch.setattr(heap, "trim", lambda: trims.append(1))
+    kept = heap.Heap(1600)
+    for _ in range(50):
+        kept.passed(10)
+    assert len(trims) == 5  # after every 100 bytes
+    vae = small_vae((8, 16), dtype=torch.float32)
+    stream_decode(vae, torch.randn(1, 4, 12, 12), plan=plan_decode(vae, (1, 4, 12, 12), mode="A", strip_pixels=16))
+    assert len(trims) > 5
 
 
 def test_many_decodes_leave_nothing_behind() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vae_manager.codec.streaming import plan as plans
+from vae_manager.codec.streaming.heap import Heap
 from vae_manager.codec.streaming.kernels import live_weight
 from vae_manager.codec.streaming.passes import passes
 from vae_manager.codec.streaming.plan import Plan, Request
@@ -60,7 +61,8 @@ class KLCoder:
         tick: Callable[[float], None],
     ) -> None:
         chain = self.chain
-        run = Run(plan.device, plan.dtype, plan.storage, chain.wraps, plan.attention_bytes, tick)
+        heap = Heap(plan.peak_bytes)
+        run = Run(plan.device, plan.dtype, plan.storage, chain.wraps, plan.attention_bytes, plan.sides[0], tick, heap)
         x = picture.to(plan.device, plan.dtype).permute(1, 2, 0).contiguous()
         if chain.pre is not None:
             x = _pointwise(x, chain.pre)
@@ -74,8 +76,9 @@ class KLCoder:
                 strip = _pointwise(strip, chain.post)
             emit(torch.tanh(strip) if chain.tanh else strip)
 
-        for stage, steps, keep, rows in zip(chain.stages, plans.stage_steps(chain), plan.keeps, plan.rows):
-            todo = passes(plans.kinds(steps), keep)
+        policies = zip(plan.keeps, plan.rows, plan.sides)
+        for stage, steps, (keep, rows, side) in zip(chain.stages, plans.stage_steps(chain), policies):
+            todo, run = passes(plans.kinds(steps), keep), replace(run, side=side)
             source, point = run_stage(stage, steps, todo, rows, source, point, run, finish, begin)
 
 

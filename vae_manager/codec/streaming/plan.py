@@ -14,7 +14,7 @@ from itertools import product
 import torch
 
 from vae_manager.codec.streaming.attention import query_chunk
-from vae_manager.codec.streaming.kernels import tiles_at_a_time, transformed
+from vae_manager.codec.streaming.kernels import SIDES, transformed, workspace
 from vae_manager.codec.streaming.passes import NAMED, POLICIES, Keep, Pass, Step, passes, steps_of
 from vae_manager.codec.streaming.structure import Block, Chain
 from vae_manager.errors import BadInputError, MemoryLimitError
@@ -68,6 +68,8 @@ class Plan:
     """One policy per stage, in the order of the chain."""
     rows: tuple[int, ...]
     """Strip height per stage, in rows of that stage."""
+    sides: tuple[int, ...]
+    """Per stage, outputs along one side of a Winograd tile."""
     attention_bytes: int
     peak_bytes: int
     """What the run adds to memory at its peak, the result included."""
@@ -113,6 +115,15 @@ class Grid:
     width: int
     height_in: int
     width_in: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A stage's grid, the rows of a strip, and the side of a Winograd tile."""
+
+    grid: Grid
+    rows: int
+    side: int
 
 
 def _gb(size: int) -> str:
@@ -237,6 +248,7 @@ class _Option:
 
     keep: Keep
     rows: int
+    side: int
     peak: int
     work: float
 
@@ -248,11 +260,12 @@ def _plan(chain: Chain, request: Request, attention_bytes: int) -> Plan:
     room, full = request.limit_bytes - fixed, len(grids) - 1 if chain.decodes else 0
 
     def options(n: int, policies: tuple[Keep, ...]) -> list[_Option]:
-        sizes = [strip_rows(grids[n], pixels) for pixels in strip_sizes(request)]
-        return [
-            _Option(keep, rows, *_stage_cost(chain, request, steps[n], keep, grids[n], rows, attention_bytes, n == 0))
-            for keep, rows in product(policies, sizes)
-        ]
+        found = []
+        for keep, pixels, side in product(policies, strip_sizes(request), SIDES):
+            cut = Cut(grids[n], strip_rows(grids[n], pixels), side)
+            cost = _stage_cost(chain, request, steps[n], keep, cut, attention_bytes, n == 0)
+            found.append(_Option(keep, cut.rows, side, *cost))
+        return found
 
     top = _cheapest(options(full, POLICIES if request.mode is None else (NAMED[request.mode],)), room)
     # In a mode that was asked for, no other stage may take more than the full-resolution one.
@@ -263,6 +276,7 @@ def _plan(chain: Chain, request: Request, attention_bytes: int) -> Plan:
         request=request,
         keeps=tuple(option.keep for option in chosen),
         rows=tuple(option.rows for option in chosen),
+        sides=tuple(option.side for option in chosen),
         attention_bytes=attention_bytes,
         peak_bytes=fixed + max(option.peak for option in chosen),
         work=sum(option.work for option in chosen) * request.shape[0],
@@ -279,10 +293,10 @@ def _cheapest(options: list[_Option], limit: int) -> _Option:
 
 def pass_work(chain: Chain, plan: Plan) -> list[float]:
     """The work of every pass over one picture, in order; its sum is `plan.work` per picture."""
-    stages = zip(stage_steps(chain), plan.keeps, stage_grids(chain, *plan.shape[2:]), plan.rows)
+    cuts = map(Cut, stage_grids(chain, *plan.shape[2:]), plan.rows, plan.sides)
     return [
-        _strip_cost(chain, plan.request, steps[todo.first : todo.last + 1], todo, grid, rows, plan.attention_bytes)[1]
-        for steps, keep, grid, rows in stages
+        _strip_cost(chain, plan.request, steps[todo.first : todo.last + 1], todo, cut, plan.attention_bytes)[1]
+        for steps, keep, cut in zip(stage_steps(chain), plan.keeps, cuts)
         for todo in passes(kinds(steps), keep)
     ]
 
@@ -306,13 +320,12 @@ def _stage_cost(
     request: Request,
     steps: tuple[Step, ...],
     keep: Keep,
-    grid: Grid,
-    rows: int,
+    cut: Cut,
     attention_bytes: int,
     is_first: bool,
 ) -> tuple[int, float]:
     """Bytes at the peak and work of one stage under a policy."""
-    peak, work, h_map = 0, 0.0, 0
+    peak, work, h_map, grid = 0, 0.0, 0, cut.grid
     for todo in passes(kinds(steps), keep):
         doing = steps[todo.first : todo.last + 1]
         pixels = grid.height * grid.width
@@ -323,7 +336,7 @@ def _stage_cost(
         made = last.c_out * (pixels // 4 if last.kind == "down" else pixels) if todo.keeps and last.kind != "out" else 0
         held = source + (h_map if todo.reads_h else 0)
         maps = max(held, made) if todo.frees else max(held, source + made)
-        strip, more = _strip_cost(chain, request, doing, todo, grid, rows, attention_bytes)
+        strip, more = _strip_cost(chain, request, doing, todo, cut, attention_bytes)
         peak = max(peak, request.item * (maps if request.storage == request.device else 0) + strip)
         work += more
         h_map = made if last.kind == "open" else 0
@@ -335,17 +348,17 @@ def _strip_cost(
     request: Request,
     doing: tuple[Step, ...],
     todo: Pass,
-    grid: Grid,
-    rows: int,
+    cut: Cut,
     attention_bytes: int,
 ) -> tuple[int, float]:
     """Bytes that a pass holds besides whole maps (strips, line buffers, weights made ready), and its work."""
     if doing[0].kind == "attend":
-        return _attention_cost(request, doing[0], grid, attention_bytes)
+        return _attention_cost(request, doing[0], cut.grid, attention_bytes)
+    grid = cut.grid
     item, width, pixels = request.item, grid.width, grid.height * grid.width
     # Strips are cut where they are two rows too long, and a block's last one is two rows longer than the others.
-    strip_rows_ = min(rows + 4, grid.height)
-    area, line = strip_rows_ * width, width + 2
+    rows = min(cut.rows + 4, grid.height)
+    area, line = rows * width, width + 2
     carried = weights = busiest = scratch = 0
     work = 0.0
     margin = 2 * len(doing) * doing[0].c_in * width * (2 if chain.wraps else 0)
@@ -369,17 +382,18 @@ def _strip_cost(
             busiest = max(busiest, waiting + 2 * step.c_out * area)
             continue
         carried += 2 * step.c_in * line_in
-        buffer = step.c_in * (area_in + 2 * line_in + 2 * strip_rows_)
+        buffer = step.c_in * (area_in + 2 * line_in + 2 * rows)
         extra = 0
         if item == 2 and step.kind in ("open", "close", "out"):
             extra = 6 * step.c_in * area_in  # the strip and its normalised copies in float32
         up = step.kind == "up"
         if step.kind != "down" and transformed(request.device, request.dtype, step.c_in, step.c_out, up):
-            planes, area_of_tile = (9, 1) if up else (16, 4)
-            weights += planes * step.c_in * step.c_out
-            tiles = min(tiles_at_a_time(step.c_in, step.c_out), area_in // area_of_tile + line_in)
-            scratch = max(scratch, tiles * (2 * planes * max(step.c_in, step.c_out)))
-            products = planes / 4
+            halved = 2 if up else 1  # a kernel that upsamples works on the pixels that it repeats
+            ready, needed, products = workspace(
+                step.c_in, step.c_out, up, cut.side, rows // halved + 1, width // halved
+            )
+            weights += ready
+            scratch = max(scratch, needed)
         else:
             weights += 9 * step.c_in * step.c_out
             extra += 6 * step.c_in * area_in if up else 0

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vae_manager.codec.streaming import precision
 from vae_manager.codec.streaming.attention import attend
+from vae_manager.codec.streaming.heap import Heap
 from vae_manager.codec.streaming.kernels import Kernel, Scratch, conv3x3, live_weight, upsampled_conv3x3
 from vae_manager.codec.streaming.moments import Moments, merge, norm_affine, strip_moments
 from vae_manager.codec.streaming.passes import Pass, Step
@@ -43,8 +44,11 @@ class Run:
     """Where maps live between passes."""
     wraps: bool
     attention_bytes: int
+    side: int
+    """Of a Winograd tile."""
     tick: Callable[[float], None]
     """Called after every strip with the share of the pass that is done; may raise to stop."""
+    heap: Heap
     scratch: Scratch = field(default_factory=Scratch)
 
     @property
@@ -90,6 +94,7 @@ def run_stage(
             for strip in strips:
                 emit(strip)
                 run.tick(strip.shape[0] / height)
+                run.heap.passed(strip.nbytes)
                 del strip
             return Map(0, run.device), point
         result = Map(height, run.device, run.storage)
@@ -99,6 +104,7 @@ def run_stage(
             if todo.keeps:
                 result.append(strip)
             run.tick(strip.shape[0] / height)
+            run.heap.passed(strip.nbytes)
             del strip
         del strips  # and with it the weights that this pass made ready
         points[todo.last] = _measured(merge(measured), points[todo.last].exponent, run)
@@ -212,7 +218,7 @@ def _residual(
         bias = skip_bias if bias is None else bias if skip_bias is None else bias + skip_bias
     activate = _activate(inner, block.norm2, run)
     add = adder(waiting, lag if run.wraps else 0, shortcut, 2.0 ** (before.exponent - after.exponent))
-    return map(add, convolve(h, conv3x3(weight, bias, run.scratch), activate, height, run.wraps))
+    return map(add, convolve(h, conv3x3(weight, bias, run.scratch, side=run.side), activate, height, run.wraps))
 
 
 def _in_step(strips: Strips, stored: Strips, waiting: Rows) -> Strips:
@@ -235,7 +241,7 @@ def _kernel(step: Step, before: Point | None, after: Point, run: Run, stride: in
     weight, bias = live_weight(conv, run.like, 2.0 ** (incoming - after.exponent), 2.0**-after.exponent)
     if step.kind == "up":
         return upsampled_conv3x3(weight, bias, run.scratch)
-    return conv3x3(weight, bias, run.scratch, stride)
+    return conv3x3(weight, bias, run.scratch, stride, run.side)
 
 
 def _open(step: Step, before: Point, run: Run) -> Write:

@@ -18,14 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vae_manager.codec.streaming.heap import Heap
 from vae_manager.codec.streaming.kernels import (
+    SIDES,
     Kernel,
     Scratch,
     conv3x3,
     live_weight,
-    tiles_at_a_time,
     transformed,
     upsampled_conv3x3,
+    workspace,
 )
 from vae_manager.codec.streaming.moments import merge, norm_affine, strip_moments
 from vae_manager.codec.streaming.passes import NAMED
@@ -146,7 +148,7 @@ class TinyCoder:
             peak = max(peak, request.item * (maps + _strip_numbers(segment, request, height, width, rows, self.wraps)))
             (height, width), kept = behind, made
         work = sum(self._work(*request.shape[2:])) * n
-        return Plan(self.decodes, request, (NAMED["D"],), (rows,), 0, fixed + peak, work)
+        return Plan(self.decodes, request, (NAMED["D"],), (rows,), SIDES[:1], 0, fixed + peak, work)
 
     def pass_work(self, plan: Plan) -> list[float]:
         return self._work(*plan.shape[2:])
@@ -176,7 +178,7 @@ class TinyCoder:
         source = Map(x.shape[0], plan.device)
         source.append(x)
         del x
-        flow = _Flow(plan, plan.rows[0], self.wraps)
+        flow, heap = _Flow(plan, plan.rows[0], self.wraps), Heap(plan.peak_bytes)
         for segment in self.segments:
             begin()
             strips, height = flow.segment(segment, source)
@@ -187,6 +189,7 @@ class TinyCoder:
                     emit(self._outside(strip))
                 else:
                     result.append(strip)
+                heap.passed(strip.nbytes)
                 del strip
             source = result
 
@@ -293,10 +296,9 @@ def _strip_numbers(layers: tuple[Layer, ...], request: Request, height: int, wid
         widened = 6 * int(pool.widen.weight.shape[0]) * rows * width if pool else 0
         up = layer.upsamples
         if transformed(request.device, request.dtype, c_in, c_out, up) and layer.stride == 1:
-            planes, tile = (9, 1) if up else (16, 4)
-            weights += planes * c_in * c_out
-            tiles = min(tiles_at_a_time(c_in, c_out), area // c_in // tile + width)
-            scratch = max(scratch, 2 * planes * tiles * max(c_in, c_out))
+            ready, needed, _ = workspace(c_in, c_out, up, SIDES[0], area // c_in // width + 1, width)
+            weights += ready
+            scratch = max(scratch, needed)
         if up:
             # `split` hands on what was held back in strips of the usual height
             area, rows, held_back, height = c_in * (rows + 2) * width, 2 * rows, 2, 2 * height
