@@ -3,6 +3,7 @@
     vae-manager bench tiling                              # random weights, 64 channels, 96² latent
     vae-manager bench tiling --channels 128 --latent 80
     vae-manager bench tiling --picture errors.jpg         # where the errors are, on the demo's photograph
+    vae-manager bench tiling --promises 50                # what random plans promise, and what they take
     vae-manager bench tiling --huge                       # 4096 × 4096, 64 channels, float32
 
 Every measurement is one call in a fresh process that has warmed up on a small input; the subjects take turns, and the
@@ -19,6 +20,7 @@ import gc
 import json
 import math
 import os
+import random
 import resource
 import shutil
 import statistics
@@ -343,6 +345,34 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+# --- what plans promise
+
+
+def run_promises(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Random sizes, widths and modes, each in a fresh process: growth of the peak resident size over the promise."""
+    pick = random.Random(seed)
+    found = []
+    for n in range(count):
+        what, mode = pick.choice(WHATS), pick.choice(MODES)
+        channels, sides = pick.choice((32, 64, 96, 128)), (pick.randint(16, 64), pick.randint(16, 64))
+        size = sides if what == "decode" else (8 * sides[0], 8 * sides[1])
+        took = measure_apart(what, f"exact {mode}", channels, size)
+        assert took is not None, "there is no limit that it could miss"
+        over = round(took["peak"] / took["promise"], 3)
+        found.append({"what": what, "mode": mode, "channels": channels, "size": size, **took, "peak_to_promise": over})
+        print(f"{n + 1} of {count}: {found[-1]}", file=sys.stderr, flush=True)
+    return found
+
+
+def promises_text(rows: list[dict[str, Any]]) -> str:
+    ratios = sorted(row["peak_to_promise"] for row in rows)
+    within = sum(ratio <= 1.1 for ratio in ratios)
+    return (
+        f"peak over promise: median {statistics.median(ratios):.2f}, largest {ratios[-1]:.2f}, "
+        f"within 1.10 in {within} of {len(ratios)}"
+    )
+
+
 # --- the picture
 
 
@@ -473,6 +503,9 @@ def measure(options: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
         worst = draw_errors(Path(options.picture))
         text = "; ".join(f"{name}: up to {error:.2g} levels" for name, error in worst.items())
         return [{"subject": name, "max_error_levels": error} for name, error in worst.items()], text
+    if options.promises:
+        found = run_promises(options.promises)
+        return found, promises_text(found)
     whats = (options.only,) if options.only else WHATS
     rows = [run_huge()] if options.huge else run(options.channels, options.latent, options.rounds, whats)
     return [asdict(row) for row in rows], table(rows)

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--only", choices=("decode", "encode"))
     parser.add_argument("--picture", metavar="FILE", help="only draw error maps, of the demo's photograph")
+    parser.add_argument("--promises", type=int, metavar="N", help="only hold N random plans against what they take")
     parser.add_argument("--huge", action="store_true", help="only decode 4096 × 4096; an hour and more")
 
 
