@@ -113,6 +113,11 @@ class Session:
         checkpoint, decision = found
         return describe_decision(checkpoint.file.path.name, decision)
 
+    def trace(self, choice: str) -> tuple[Step, ...]:
+        """How a choice of the panel's VAE is decided just now; empty while no model is loaded."""
+        found = self.preview(PanelSettings(True, choice))
+        return found[1].trace if found else ()
+
     def obey(self, options: Options) -> None:
         """The settings as they are for the next job."""
         self.options, self.stage.cache.limit = options, options.cache_bytes
