@@ -49,6 +49,7 @@ def decided(webui: WebUI) -> tuple[str, str]:
 
 def test_the_refiners_rule_decides_what_decodes(webui: WebUI, reference: Reference, rules: None):
     needs_refiner(webui)
+    webui.generate(**REFINER)  # from here on the host knows the refiner's hash and writes it
     plain = webui.generate(**REFINER)
     assert "Refiner: tiny-b" in plain.infotexts[0] and not same(plain, webui.generate(steps=4), levels=20)
     refined = webui.generate(ours=AUTOMATIC, **REFINER)
