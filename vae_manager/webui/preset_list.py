@@ -46,11 +46,11 @@ def build_preset_list(tab: str, tool_button: Callable[..., Any], presets: Preset
 
     with gr.Accordion("Saved presets", open=False, elem_id=named("group")):
         kept = gr.HTML(lambda: presets_html(presets), elem_id=named("kept"))
-        with gr.Row(elem_classes=["vae-manager-row"]):
+        with gr.Row(equal_height=False, elem_classes=["vae-manager-row"]):
             chosen = gr.Dropdown(list(labels(presets)), label="Preset of", elem_id=named("chosen"))
             refresh = tool_button("\U0001f504", elem_id=named("refresh"))
             remove = gr.Button("Remove it", size="sm", elem_id=named("remove"))
-        with gr.Row():
+        with gr.Row(equal_height=False):
             export = gr.Button("Export all", size="sm", elem_id=named("export"))
             upload = gr.UploadButton("Import a file", file_types=[".json"], size="sm", elem_id=named("import"))
             replace_own = gr.Checkbox(False, label="Imported ones replace my own", elem_id=named("replace"))

@@ -20,10 +20,13 @@ def trace_html(steps: Sequence[Step]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table; every text is escaped."""
+    """An HTML table that scrolls by itself where the page is narrow; every text is escaped."""
 
     def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     body = "".join(row(cells, "td") for cells in rows)
-    return f"<table><thead>{row(head, 'th')}</thead><tbody>{body}</tbody></table>"
+    return (
+        f'<div style="overflow-x: auto; font-size: smaller"><table><thead>{row(head, "th")}</thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
