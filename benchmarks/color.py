@@ -43,6 +43,8 @@ from vae_manager.color.pool import different, pooled_map
 from vae_manager.color.reference import fit_reference
 from vae_manager.color.statistics import statistics
 from vae_manager.commands import open_file
+from vae_manager.commands.bench import color_arguments
+from vae_manager.errors import BadInputError
 from vae_manager.library.health import round_trip, trip_problems, weight_problems
 from vae_manager.library.state import load_kl_state
 
@@ -481,26 +483,19 @@ def table(rows: list[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line and measure; 2 with one sentence where there is no set to measure on."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--set", type=Path, default=Path("color-set"), help="what build_color_set wrote")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--count", type=int, default=60, help="pictures per measurement")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", default="", help="these sections, separated by commas (all)")
-    parser.add_argument("--picture", type=Path, help="only write the before and after picture there")
-    arguments = parser.parse_args(argv)
-    if arguments.picture:
-        print(before_and_after(arguments.picture))
-        return 0
-    if not (arguments.set / "manifest.tsv").is_file():
-        print(
-            f"There is no colour set in {str(arguments.set)!r}; build one with tools/build_color_set.py.",
-            file=sys.stderr,
-        )
-        return 2
-    pictures, count = ColorSet(arguments.set, arguments.split), arguments.count
+def measure(options: argparse.Namespace) -> tuple[Any, str]:
+    """What the options ask for: the JSON document, and tables for people. Each section is shown as it is done.
+
+    Raises:
+        BadInputError: there is no set to measure on, or no such section.
+    """
+    if options.picture:
+        row = before_and_after(Path(options.picture))
+        return row, str(row)
+    folder = Path(options.set)
+    if not (folder / "manifest.tsv").is_file():
+        raise BadInputError(f"There is no colour set in {str(folder)!r}; build one with tools/build_color_set.py.")
+    pictures, count = ColorSet(folder, options.split), options.count
     sections: dict[str, Callable[[], list[Row]]] = {
         "speed": speed,
         "banding": lambda: [banding()],
@@ -513,17 +508,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         "named from facts": lambda: list(named_from_facts()),
         "named from pixels": lambda: list(named_from_pixels(pictures, count)),
     }
-    wanted = [name.strip() for name in arguments.only.split(",") if name.strip()] or list(sections)
+    wanted = [name.strip() for name in options.only.split(",") if name.strip()] or list(sections)
     if unknown := [name for name in wanted if name not in sections]:
-        print(f"There is no section {unknown[0]!r}; there are {', '.join(sections)}.", file=sys.stderr)
-        return 2
+        raise BadInputError(f"There is no section {unknown[0]!r}; there are {', '.join(sections)}.")
     document: dict[str, list[Row]] = {}
     torch.set_num_threads(1)
     for name in wanted:
         document[name] = sections[name]()
-        print(f"\n## {name}\n{table(document[name])}", file=sys.stderr if arguments.json else sys.stdout, flush=True)
-    if arguments.json:
-        print(json.dumps(document, ensure_ascii=False))
+        print(f"\n## {name}\n{table(document[name])}", file=sys.stderr, flush=True)
+    return document, "\n\n".join(f"## {name}\n{table(rows)}" for name, rows in document.items())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and measure; 2 with one sentence where there is no set to measure on."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--json", action="store_true")
+    color_arguments(parser)
+    arguments = parser.parse_args(argv)
+    try:
+        document, text = measure(arguments)
+    except BadInputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(document, ensure_ascii=False) if arguments.json else text)
     return 0
 
 

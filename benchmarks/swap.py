@@ -23,11 +23,26 @@ from typing import Any
 from tests.live.harness import FAULTS, PROJECT, WebUI
 from tests.live.models import write_models
 from tests.live.test_choice import xyz
+from vae_manager.commands.bench import swap_arguments
+from vae_manager.errors import BadInputError
 
 VAE = "tint-red.safetensors"
 
 
-def measure(webui_dir: Path, rounds: int, starts: int) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """What the options ask for: the JSON document, and a text for people.
+
+    Raises:
+        BadInputError: there is no WebUI to measure in.
+    """
+    folder = options.webui or os.environ.get("WEBUI_DIR")
+    if not folder or not Path(folder, "launch.py").is_file():
+        raise BadInputError("Say in which WebUI: --webui or WEBUI_DIR is to be the folder of an installed one.")
+    found = times(Path(folder).resolve(), options.rounds, options.starts)
+    return found, report(found)
+
+
+def times(webui_dir: Path, rounds: int, starts: int) -> dict[str, Any]:
     """Seconds of every round and every start."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -72,13 +87,13 @@ def plot_times(webui: WebUI, rounds: int) -> dict[str, list[float]]:
         "ours": lambda: grid("[VAE Manager] VAE", names),
         "host": host,
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, way in ways.items():
-            seconds = way()
+            taken = way()
             if turn:  # the first round warms up
-                times[name].append(seconds)
-    return times
+                seconds[name].append(taken)
+    return seconds
 
 
 def run(webui_dir: Path, root: Path, extensions: list[Path]) -> WebUI:
@@ -103,12 +118,11 @@ def report(result: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    swap_arguments(parser)
     args = parser.parse_args()
-    result = measure(Path(os.environ["WEBUI_DIR"]).resolve(), args.rounds, args.starts)
-    print(json.dumps(result) if args.json else report(result))
+    result, text = measure(args)
+    print(json.dumps(result) if args.json else text)
     return 0
 
 

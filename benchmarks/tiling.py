@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.config import KLConfig
 from vae_manager.codec.streaming import MODES, Plan, heap, plan_decode, plan_encode, stream_decode, stream_encode
-from vae_manager.commands.bench import add_arguments
+from vae_manager.commands.bench import tiling_arguments
 from vae_manager.errors import MemoryLimitError
 
 DEMO = Path(__file__).resolve().parents[1] / "vae_manager" / "data" / "demo"
@@ -515,7 +515,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    add_arguments(parser)
+    tiling_arguments(parser)
     options = parser.parse_args()
     if options.one:
         _measure_here(*json.loads(options.one))

@@ -42,9 +42,11 @@ class VaeManager(scripts.Script):
             panel.Actions(
                 lambda refresh: [file.name for file in session.files(refresh)],
                 lambda choice: describe.describe_choice(choice, session.files(), session.hashes, session.automatic),
+                session.trace,
                 lambda values: presets.save_preset(session, values),
                 lambda: presets.forget_preset(session),
                 lambda values, reference: calibration.calibrate(session, values, reference),
+                session.chooser.presets,
             ),
         )
         self.infotext_fields = paste.fields(built, session)

@@ -21,6 +21,7 @@ from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.build import Autoencoder, build
 from vae_manager.codec.config import KLConfig
 from vae_manager.codec.litevae import LiteVAE, published_config, read_config, size_of
+from vae_manager.codec.open_litevae import OpenLiteVAE, published_open_config
 from vae_manager.codec.streaming import stream_decode, stream_encode
 from vae_manager.codec.taesd import TinyConfig, build_taesd, make_decoder, make_encoder, variants
 from vae_manager.codec.whole import decode, encode, latent_of
@@ -93,6 +94,17 @@ KINDS = (
     Kind("TAEF2", "taef2", _TINY, ("taef2",), "taesd"),
     Kind("TAESANA", "taesana", _TINY, ("taesana",), "taesd"),
     *(Kind(f"LiteVAE-{size}", f"litevae-{size}", "shape", (), "litevae", tiled=False) for size in "SBML"),
+    *(
+        Kind(
+            f"open-litevae-{size}",
+            f"open-litevae-{size}",
+            "shape, name" if size == "B" else "shape",
+            ("olitevae-b-f8c12",) if size == "B" else (),
+            "litevae",
+            tiled=False,
+        )
+        for size in "SBML"
+    ),
     Kind(
         "Wan, Qwen-Image",
         "wan",
@@ -165,6 +177,12 @@ def _lite(size: str) -> dict[str, Tensor]:
     return _random(module)
 
 
+def _open_lite(size: str) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        module = OpenLiteVAE(published_open_config(size))
+    return _random(module)
+
+
 def _wan() -> dict[str, Tensor]:
     """The tensors of Wan 2.1's that tell it apart: convolutions over time, height and width."""
     shapes = {"encoder.conv1.weight": (96, 3, 3, 3, 3), "decoder.conv1.weight": (384, 16, 3, 3, 3)}
@@ -180,6 +198,7 @@ TOPOLOGIES: dict[str, Callable[[], dict[str, Tensor]]] = {
     "wan": _wan,
     **{name: lambda name=name: _tiny(name) for name in TINY},
     **{f"litevae-{size}": lambda size=size: _lite(size) for size in "SBML"},
+    **{f"open-litevae-{size}": lambda size=size: _open_lite(size) for size in "SBML"},
 }
 
 

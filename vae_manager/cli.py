@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from vae_manager import __version__
 from vae_manager.commands import Result
-from vae_manager.commands.bench import add_arguments as add_bench_arguments
+from vae_manager.commands.bench import SUBJECTS
 from vae_manager.errors import VaeFileError, VaeManagerError
 
 Command = Callable[[argparse.Namespace], Result]
@@ -151,9 +151,13 @@ def _parser() -> argparse.ArgumentParser:
     add = command("check-host", "does this WebUI have every symbol that the adapters use?")
     add.add_argument("webui", metavar="WEBUI_DIR")
 
-    add = command("bench", "a benchmark against the whole decode and its peers; in a checkout of the source only")
-    add.add_argument("subject", choices=("tiling",))
-    add_bench_arguments(add)
+    add = command("bench", "the benchmarks, against peers; in a checkout of the source only")
+    subjects = add.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
+    for subject, (help_, add_arguments) in SUBJECTS.items():
+        subparser = subjects.add_parser(subject, help=help_, description=help_)
+        # also after the subject; left out there, what stood before it counts
+        subparser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
+        add_arguments(subparser)
 
     add = command("demo", "the whole chain on a real photograph with the bundled demo VAE")
     add.add_argument("-o", "--output", default="demo-output", metavar="DIR")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 from pathlib import Path
 
@@ -50,3 +52,34 @@ def test_an_installed_package_has_no_benchmarks_and_says_so(tmp_path: Path, caps
     monkeypatch.setattr(bench, "__file__", str(tmp_path / "site-packages" / "vae_manager" / "commands" / "bench.py"))
     assert main(["bench", "tiling"]) == 2
     assert "a checkout of the source" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("subject", bench.SUBJECTS)
+def test_every_benchmark_takes_the_options_that_it_is_registered_with(subject: str, capsys) -> None:
+    """The command and the script know the same options, and bad input is one sentence."""
+    module = importlib.import_module(f"benchmarks.{subject}")
+    parser = argparse.ArgumentParser()
+    bench.SUBJECTS[subject][1](parser)
+    assert callable(module.measure) and set(vars(parser.parse_args([])))
+    for option in ("-h", "--no-such-option"):
+        with pytest.raises(SystemExit):
+            main(["bench", subject, option])
+    assert bench.SUBJECTS[subject][0] in capsys.readouterr().out
+
+
+def test_benchmarks_refuse_bad_input_in_one_sentence(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.delenv("WEBUI_DIR", raising=False)
+    for said, *arguments in (
+        ("--webui or WEBUI_DIR", "swap"),
+        ("--webui or WEBUI_DIR", "swap", "--webui", str(tmp_path)),
+        ("There is no colour set", "color", "--set", str(tmp_path)),
+    ):
+        assert main(["bench", *arguments, "--json"]) == 2
+        err = capsys.readouterr().err
+        assert said in err and err.count("\n") == 1
+
+
+def test_bench_library_measures_a_few_files(capsys) -> None:
+    assert main(["bench", "--json", "library", "--files", "8", "--megabytes", "1", "--rounds", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["list"]["rows"] == 8 and found["match --all"]["rows"] == 8 and found["hashing"]["ours"] > 0

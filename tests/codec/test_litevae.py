@@ -18,7 +18,6 @@ from vae_manager.codec.litevae import (
     build_litevae,
     canonical_names,
     haar,
-    is_open_litevae,
     published_config,
     read_config,
     size_of,
@@ -236,26 +235,6 @@ def test_half_precision_runs():
     built = build_litevae({name: t.bfloat16() for name, t in small_vae(smc=True).state_dict().items()}, GROUPS)
     picture = built.decode(built.encode(pictures().bfloat16()))
     assert picture.dtype == torch.bfloat16 and picture.isfinite().all()
-
-
-def open_litevae_names() -> list[str]:
-    return [
-        "encoder.extractors.0.init_conv.weight",
-        "encoder.extractors.2.conv_out.weight",
-        "encoder.aggregator.init_conv.weight",
-        "decoder.conv_in.conv.weight",
-        "decoder.conv_in.scales",
-        "decoder.mid.2.conv1.gain",
-        "decoder.conv_norm.weight",
-    ]
-
-
-def test_open_litevae_is_recognised_and_refused():
-    names = open_litevae_names()
-    assert is_open_litevae(names) and is_open_litevae(f"first_stage_model.{name}" for name in names)
-    assert not is_open_litevae(shapes_of(small_vae()))
-    with pytest.raises(VaeFileError, match="open-litevae"):
-        build_litevae({name: torch.zeros(8, 8, 3, 3) for name in names})
 
 
 def broken() -> dict[str, tuple[dict[str, torch.Tensor], str]]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.selection.conftest import World
 from vae_manager.errors import BadInputError
 from vae_manager.selection.checkpoint import open_checkpoint
-from vae_manager.selection.presets import Preset, Presets, VaeWish
+from vae_manager.selection.presets import Owner, Preset, Presets, VaeWish
 
 SOFT = Preset(VaeWish("soft.vae.pt", "a" * 64), VaeWish("Baked"), tiling="exact", color="auto", color_strength=0.5)
 
@@ -200,7 +200,7 @@ SAVER = """
 import sys
 from pathlib import Path
 from vae_manager.selection.checkpoint import open_checkpoint
-from vae_manager.selection.presets import Preset, Presets, VaeWish
+from vae_manager.selection.presets import Owner, Preset, Presets, VaeWish
 presets, checkpoint = Presets(Path(sys.argv[1])), open_checkpoint(Path(sys.argv[2]))
 print("ready", flush=True)
 number = 0
@@ -232,3 +232,16 @@ def test_a_kill_in_mid_save_leaves_the_old_or_the_new_file(tmp_path: Path):
         json.loads(path.read_text())
         presets.save(open_checkpoint(model), SOFT)  # the dead process's lock is gone
     assert not list(tmp_path.glob("*.unreadable-*"))
+
+
+def test_remove_one_of_two_with_one_name(world: World, tmp_path: Path):
+    """Two checkpoints of one name in two folders of one name: each is removed by itself, what is strange stays."""
+    path = tmp_path / "presets.json"
+    strange = {"from": "a later version"}
+    entries = [{"checkpoint": {"name": "a.ckpt", "print": digit * 32}, "vae": digit} for digit in "ab"]
+    path.write_text(json.dumps({"version": 1, "presets": [*entries, {"checkpoint": {"name": "a.ckpt"}}, strange]}))
+    presets = Presets(path)
+    assert [owner.print for owner, _ in presets.all()] == ["a" * 32, "b" * 32, None]
+    assert presets.remove_owner(Owner("a.ckpt")) and not presets.remove_owner(Owner("a.ckpt"))
+    assert presets.remove_owner(presets.all()[0][0])
+    assert json.loads(path.read_text())["presets"] == [entries[1], strange]

@@ -13,10 +13,16 @@ import gradio as gr
 
 from vae_manager.library.files import Folder, find_vaes
 from vae_manager.library.hashing import HashCache
+from vae_manager.selection.checkpoint import open_checkpoint
+from vae_manager.selection.choose import Wishes, choose
+from vae_manager.selection.names import VaeIndex
+from vae_manager.selection.presets import Preset, Presets, VaeWish
 from vae_manager.webui.describe import describe_choice
 from vae_manager.webui.panel import Actions, Parts, build_panel
 
 FOLDER, PORT = Path(sys.argv[1]), int(sys.argv[2])
+HASHES = HashCache(None)
+PRESETS = Presets(FOLDER / "presets.json")
 
 
 @contextlib.contextmanager
@@ -31,6 +37,20 @@ def files():
     return find_vaes([Folder(FOLDER)])
 
 
+def checkpoint():
+    return open_checkpoint(FOLDER / "one.safetensors", "one.safetensors")
+
+
+def save(settings):
+    PRESETS.save(checkpoint(), Preset(VaeWish(settings.vae), tiling=settings.decode))
+    return f"saved {settings.vae} {settings.decode}"
+
+
+def forget():
+    PRESETS.remove(checkpoint())
+    return "forgotten"
+
+
 with gr.Blocks() as page:
     panels = [
         build_panel(
@@ -38,10 +58,12 @@ with gr.Blocks() as page:
             Parts(accordion, lambda text, elem_id: gr.Button(text, elem_id=elem_id)),
             Actions(
                 lambda refresh: [file.name for file in files()],
-                lambda choice: describe_choice(choice, files(), HashCache(None)),
-                lambda settings: f"saved {settings.vae} {settings.decode}",
-                lambda: "forgotten",
+                lambda choice: describe_choice(choice, files(), HASHES),
+                lambda choice: choose(Wishes(choice), VaeIndex(files(), HASHES)).trace,
+                save,
+                forget,
                 lambda settings, reference: f"calibrated {settings.vae} with {reference}",
+                PRESETS,
             ),
         )
         for tab in ("txt2img", "img2img")

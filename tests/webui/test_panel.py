@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -25,6 +26,13 @@ pytestmark = [
 ]
 
 
+PRESETS = [
+    {"checkpoint": {"name": "<img src=x onerror=alert(1)>.ckpt"}, "vae": "<b>bold</b>"},
+    {"checkpoint": {"name": "sub/two.safetensors"}, "vae": "soft", "encode_vae": "Baked", "hires_vae": "sharp",
+     "tiling": "exact", "color": "auto", "color_strength": 0.5, "remembered": True},
+]  # fmt: skip
+
+
 def write(path: Path, config=SD1, **metadata: str) -> None:
     from safetensors.torch import save_file
 
@@ -41,6 +49,7 @@ def page_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     write(folder / "one.safetensors", scale_factor="0.18215", title="A VAE of mine")
     write(folder / "sub" / "flux.safetensors", FLUX)
     (folder / "broken.safetensors").write_bytes(b"\x10")
+    (folder / "presets.json").write_text(json.dumps({"version": 1, "presets": PRESETS}))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -158,3 +167,82 @@ def test_the_buttons_say_what_they_did(page):
     about(page, "calibrated one.safetensors with Baked")
     page.click("#vae_manager_txt2img_forget")
     about(page, "forgotten")
+
+
+def trace(page) -> list[list[str]]:
+    rows = page.locator("#vae_manager_txt2img_about .vae-manager-trace tbody tr").all()
+    return [row.locator("td").all_text_contents() for row in rows]
+
+
+def test_the_trace_stands_below_the_line_and_changes_with_it(page):
+    before = trace(page)
+    assert [row[0] for row in before][:3] == ["prompt", "panel", "job"] and before[1][1] == "not asked"
+    choose(page, "one.safetensors")
+    about(page, "A VAE of mine")
+    assert trace(page)[1][:2] == ["panel", "chosen"] and trace(page)[2][1] == "not reached"
+    choose(page, "<img src=x onerror=alert(1)>.safetensors")
+    about(page, "There is no VAE '<img")
+    assert trace(page)[1][1] == "refused" and "<img" in trace(page)[1][2]
+    assert page.locator("#vae_manager_txt2img_about img").count() == 0
+    detail = page.locator("#vae_manager_txt2img_about .vae-manager-trace td").first
+    assert not detail.is_visible()
+    page.locator("#vae_manager_txt2img_about summary").click()
+    detail.wait_for(state="visible")
+
+
+def presets(page, has: int) -> list[list[str]]:
+    """The rows of the list of presets, once there are so many."""
+    rows = page.locator("#vae_manager_txt2img_presets_kept tbody tr")
+    for _ in range(100):
+        if rows.count() == has:
+            break
+        page.wait_for_timeout(100)
+    return [row.locator("td").all_text_contents() for row in rows.all()]
+
+
+def said(page, text: str) -> None:
+    page.locator("#vae_manager_txt2img_presets_said", has_text=text).first.wait_for()
+
+
+def test_the_list_of_presets_follows_saving_forgetting_removing_and_importing(page, page_url, tmp_path: Path):
+    kept = page_url[1] / "presets.json"
+    page.locator("#vae_manager_txt2img_presets_group").get_by_text("Saved presets").click()
+    two = ["sub/two.safetensors", "soft", "Baked", "sharp", "exact", "auto 0.5", "remembered"]
+    assert presets(page, 2) == [["<img src=x onerror=alert(1)>.ckpt", "<b>bold</b>", *[""] * 5], two]
+    assert page.locator("#vae_manager_txt2img_presets_kept :is(img, b)").count() == 0
+    choose(page, "one.safetensors")
+    about(page, "A VAE of mine")
+    page.click("#vae_manager_txt2img_save")
+    assert presets(page, 3)[2][:2] == ["one.safetensors", "one.safetensors"]
+    page.click("#vae_manager_txt2img_forget")
+    presets(page, 2)
+    page.click("#vae_manager_txt2img_presets_export")
+    said(page, "Wrote 2 presets to vae-manager-presets.json")
+    with page.expect_download() as download:
+        page.locator("#vae_manager_txt2img_presets_file a").first.click()
+    exported = tmp_path / "exported.json"
+    download.value.save_as(exported)
+    assert json.loads(exported.read_text()) == {"version": 1, "presets": PRESETS}
+    page.click("#vae_manager_txt2img_presets_remove")
+    said(page, "Choose first")
+    box = page.locator("#vae_manager_txt2img_presets_chosen input").first
+    box.click()
+    option(page, "sub/two.safetensors").click()
+    page.click("#vae_manager_txt2img_presets_remove")
+    said(page, "Removed the preset of sub/two.safetensors.")
+    assert len(presets(page, 1)) == 1 and len(json.loads(kept.read_text())["presets"]) == 1
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    before = kept.read_bytes()
+    upload(page, broken)
+    said(page, "is no file of presets")
+    assert kept.read_bytes() == before
+    upload(page, exported)
+    said(page, "Took over 1 preset.")  # the other is there and stays
+    assert presets(page, 2)[1] == two
+
+
+def upload(page, path: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.click("#vae_manager_txt2img_presets_import")
+    chooser.value.set_files(path)

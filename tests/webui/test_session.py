@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -201,6 +202,26 @@ def test_a_model_loaded_in_mid_job_gets_the_vae_too_and_keeps_its_own(session: S
     session.finish(job)
     assert torch.equal(host.pixels(), own)
     assert torch.equal(decode(first.first_stage_model, Z), decode(make_vae(seed=1), Z))
+
+
+def test_a_model_loaded_in_mid_job_is_decided_for_afresh_and_the_infotext_says_so(session: Session, host: OneModel):
+    rules = [{"when": {"name": "second*"}, "vae": "c"}, {"when": {"name": "model*"}, "vae": "b"}]
+    session.chooser.rules_file.parent.mkdir(exist_ok=True, parents=True)
+    session.chooser.rules_file.write_text(json.dumps({"version": 1, "rules": rules}))
+    job, first = start(session, "Automatic"), host.model
+    assert torch.equal(host.pixels(), decode(make_vae(seed=2), Z))
+    host.model = load_model(host.folder / "second.safetensors", seed=7)
+    session.ensure()
+    assert torch.equal(host.pixels(), decode(make_vae(seed=3), Z))
+    assert "vae=c.safetensors" in job.extra_generation_params[KEY] and job.sd_vae_name == "c.safetensors"
+    assert session.last is not None and "second*" in str(session.last.document()["trace"])
+    host.model = load_model(host.folder / "third.safetensors", seed=8)  # no rule: its own baked VAE, no claim left
+    session.ensure()
+    assert KEY not in job.extra_generation_params and job.sd_vae_name is None
+    host.model = first  # the next batch begins with the first model again
+    session.ensure(job)
+    assert torch.equal(host.pixels(), decode(make_vae(seed=2), Z))
+    assert "vae=b.safetensors" in job.extra_generation_params[KEY] and job.comments == []
 
 
 def test_baked_follows_the_model_of_the_moment(session: Session, host: OneModel):

@@ -10,9 +10,10 @@ from torch import Tensor
 from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.config import KLConfig, compare_shapes
 from vae_manager.codec.litevae import LiteVAE, build_litevae
+from vae_manager.codec.open_litevae import OpenLiteVAE, build_open_litevae, is_open_litevae
 from vae_manager.codec.taesd import TinyAutoencoder, build_taesd
 
-Autoencoder = AutoencoderKL | TinyAutoencoder | LiteVAE
+Autoencoder = AutoencoderKL | TinyAutoencoder | LiteVAE | OpenLiteVAE
 """What `build` returns: all have `config`, `encode_moments` and `decode`, on pictures in [-1, 1]."""
 
 
@@ -25,7 +26,7 @@ def build(kind: str, state: Mapping[str, Tensor], norm_groups: int) -> Autoencod
     if kind == "taesd":
         return build_taesd(state)
     if kind == "litevae":
-        return build_litevae(state, norm_groups)
+        return build_open_litevae(state) if is_open_litevae(state) else build_litevae(state, norm_groups)
     return build_kl(state, norm_groups)
 
 

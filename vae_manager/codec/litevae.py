@@ -316,9 +316,10 @@ def build_litevae(state: Mapping[str, Tensor], norm_groups: int = DEFAULT_NORM_G
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Canonical name → the file's own, for the autoencoder's tensors only: no prefix, no discriminator.
+    """Canonical name → the file's own, for the autoencoder's tensors only: no prefix, no discriminator, no EMA copy.
 
-    Accepts the pseudocode's slip `feature_extractors_L2` for the second extractor.
+    Names of open-litevae's layout (`open_litevae`) are canonical as they are. Accepts the pseudocode's slip
+    `feature_extractors_L2` for the second extractor.
     """
     found = {}
     for own in names:
@@ -328,12 +329,7 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-_NAME = re.compile(r"(?:first_stage_model\.|vae\.)?(?P<name>(?:encoder|decoder|pre_conv|post_conv)\..+)")
-
-
-def is_open_litevae(names: Iterable[str]) -> bool:
-    """Is this the key layout of open-litevae, an earlier and different model of the same idea?"""
-    return any(name.startswith("encoder.extractors.") for name in canonical_names(names))
+_NAME = re.compile(r"(?:first_stage_model\.|vae\.)?(?P<name>(?:encoder|decoder|pre_conv|post_conv|quantizer)\..+)")
 
 
 def read_config(shapes: Mapping[str, Shape], norm_groups: int = DEFAULT_NORM_GROUPS) -> LiteConfig:
@@ -342,11 +338,6 @@ def read_config(shapes: Mapping[str, Shape], norm_groups: int = DEFAULT_NORM_GRO
     Raises:
         VaeFileError: the tensors do not make a whole LiteVAE; names the first that is missing or wrong.
     """
-    if is_open_litevae(shapes):
-        raise VaeFileError(
-            "it is an open-litevae autoencoder, whose network differs from LiteVAE's paper: it is recognised, but "
-            "cannot be run here, and no checkpoint uses its latent space"
-        )
     config = LiteConfig(
         extractor=_read_unet(shapes, "encoder.feature_extractor_L1"),
         aggregator=_read_unet(shapes, "encoder.feature_aggregator"),
@@ -370,18 +361,18 @@ def size_of(config: LiteConfig) -> str | None:
 
 
 def _read_unet(shapes: Mapping[str, Shape], prefix: str) -> UNetConfig:
-    stem = _kernel(shapes, f"{prefix}.in_layer.weight")
-    out = _kernel(shapes, f"{prefix}.out_layer.weight")
-    count = _count(shapes, re.escape(prefix) + r"\.encoder_blocks\.(\d+)\.conv_in\.weight")
-    widths = tuple(_kernel(shapes, f"{prefix}.encoder_blocks.{i}.conv_in.weight")[0] for i in range(count))
+    stem = kernel_of(shapes, f"{prefix}.in_layer.weight")
+    out = kernel_of(shapes, f"{prefix}.out_layer.weight")
+    count = count_of(shapes, re.escape(prefix) + r"\.encoder_blocks\.(\d+)\.conv_in\.weight")
+    widths = tuple(kernel_of(shapes, f"{prefix}.encoder_blocks.{i}.conv_in.weight")[0] for i in range(count))
     return UNetConfig(stem[1], out[0], stem[0], widths, f"{prefix}.mid_block.res0.conv_in.scales" in shapes)
 
 
 def _read_decoder(shapes: Mapping[str, Shape], norm_groups: int) -> KLConfig:
-    latent_channels = _kernel(shapes, "decoder.conv_in.weight")[1]
+    latent_channels = kernel_of(shapes, "decoder.conv_in.weight")[1]
     kernel = "conv1.conv.weight" if "decoder.mid.block_1.conv1.scales" in shapes else "conv1.weight"
-    levels = _count(shapes, rf"decoder\.up\.(\d+)\.block\.0\.{re.escape(kernel)}")
-    channels = tuple(_kernel(shapes, f"decoder.up.{level}.block.0.{kernel}")[0] for level in range(levels))
+    levels = count_of(shapes, rf"decoder\.up\.(\d+)\.block\.0\.{re.escape(kernel)}")
+    channels = tuple(kernel_of(shapes, f"decoder.up.{level}.block.0.{kernel}")[0] for level in range(levels))
     if norm_groups < 1 or any(width % norm_groups for width in channels):
         raise VaeFileError(
             f"its decoder's {min(channels)} channels cannot be divided into {norm_groups} norm groups; a small VAE "
@@ -391,9 +382,9 @@ def _read_decoder(shapes: Mapping[str, Shape], norm_groups: int) -> KLConfig:
         latent_channels=latent_channels,
         hidden_latent_channels=latent_channels,
         decoder_channels=channels,
-        decoder_blocks=_count(shapes, rf"decoder\.up\.0\.block\.(\d+)\.{re.escape(kernel)}"),
+        decoder_blocks=count_of(shapes, rf"decoder\.up\.0\.block\.(\d+)\.{re.escape(kernel)}"),
         mid_attention="decoder.mid.attn_1.q.weight" in shapes,
-        image_channels=_kernel(shapes, "decoder.conv_out.weight")[0],
+        image_channels=kernel_of(shapes, "decoder.conv_out.weight")[0],
         norm_groups=norm_groups,
     )
 
@@ -416,7 +407,12 @@ def _check_shapes(config: LiteConfig, shapes: Mapping[str, Shape]) -> None:
     compare_shapes({name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}, shapes)
 
 
-def _kernel(shapes: Mapping[str, Shape], name: str) -> Shape:
+def kernel_of(shapes: Mapping[str, Shape], name: str) -> Shape:
+    """The shape of a convolution's kernel.
+
+    Raises:
+        VaeFileError: it is missing, or no kernel.
+    """
     shape = shapes.get(name)
     if shape is None:
         raise VaeFileError(f"its tensor {name!r} is missing: it is no whole LiteVAE")
@@ -425,8 +421,12 @@ def _kernel(shapes: Mapping[str, Shape], name: str) -> Shape:
     return shape
 
 
-def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
-    """How many consecutive indices 0, 1, … the pattern's group takes among the names."""
+def count_of(shapes: Mapping[str, Shape], pattern: str) -> int:
+    """How many consecutive indices 0, 1, … the pattern's group takes among the names.
+
+    Raises:
+        VaeFileError: none, or with gaps.
+    """
     found = {int(match.group(1)) for name in shapes if (match := re.fullmatch(pattern, name))}
     if not found or found != set(range(len(found))):
         raise VaeFileError(f"its blocks are numbered {sorted(found)[:9]}, not 0, 1, …: it is no whole LiteVAE")

@@ -18,7 +18,7 @@ from vae_manager.library.files import Folder, find_vaes
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.layouts import as_matrix, to_diffusers
 from vae_manager.library.report import quick_report, report
-from vae_manager.library.state import load_kl_state
+from vae_manager.library.state import load_state
 from vae_manager.user_data import user_folder
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -62,7 +62,10 @@ def convert(args: argparse.Namespace) -> Result:
     """Write the VAE of a file as safetensors, in the layout and precision asked for."""
     source, output = open_file(args.file), Path(args.output)
     check_vae_output(output, [source])
-    state, groups = load_kl_state(source, DTYPES[args.dtype] if args.dtype else None)
+    loaded = load_state(source, DTYPES[args.dtype] if args.dtype else None)
+    if loaded.kind == "taesd" or (loaded.kind != "kl" and args.layout != "ldm"):
+        raise BadInputError(f"A {loaded.kind.upper()} autoencoder has one layout of its own and stays in it.")
+    state, groups = loaded.tensors, loaded.norm_groups
     if args.layout == "diffusers":
         levels = 1 + max(int(m.group(1)) for name in state if (m := re.match(r"decoder\.up\.(\d+)\.", name)))
         state = {to_diffusers(name, levels): as_matrix(name, tensor) for name, tensor in state.items()}

@@ -22,6 +22,7 @@ from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.presets import Presets
 from vae_manager.selection.prompt_tags import take_vae_tag
 from vae_manager.selection.rules import RuleSet, load_rules
+from vae_manager.selection.twins import baked_twin
 from vae_manager.user_data import user_folder
 
 
@@ -60,8 +61,9 @@ def _match_one(args: argparse.Namespace) -> Result:
     checkpoint = matcher.checkpoint(path, thorough=True)
     _refuse_other_files(checkpoint)
     decision = matcher.decide(checkpoint)
+    document = _document(checkpoint, decision, matcher)
     matcher.cache.save()
-    return Result(_document(checkpoint, decision, matcher.warnings), _story(checkpoint, decision, matcher.warnings))
+    return Result(document, _story(checkpoint, decision, document))
 
 
 def _match_all(args: argparse.Namespace) -> Result:
@@ -72,7 +74,7 @@ def _match_all(args: argparse.Namespace) -> Result:
     documents, rows = [], []
     for checkpoint in dry_run(matcher, folder):
         decision = matcher.decide(checkpoint)
-        documents.append(_document(checkpoint, decision, matcher.warnings))
+        documents.append(_document(checkpoint, decision, matcher))
         rows.append((checkpoint.name, _chosen(decision), _reason(decision)))
     matcher.cache.save()
     notes = "".join(f"\n! {warning}" for warning in matcher.warnings)
@@ -143,7 +145,8 @@ def _refuse_other_files(checkpoint: Checkpoint) -> None:
 # --- what it prints
 
 
-def _document(checkpoint: Checkpoint, decision: Decision, warnings: tuple[str, ...]) -> dict[str, Any]:
+def _document(checkpoint: Checkpoint, decision: Decision, matcher: Matcher) -> dict[str, Any]:
+    twin = baked_twin(checkpoint, matcher.index.files)
     return {
         "checkpoint": str(checkpoint.file.path),
         "family": checkpoint.family,
@@ -156,7 +159,8 @@ def _document(checkpoint: Checkpoint, decision: Decision, warnings: tuple[str, .
         "color_strength": decision.color_strength,
         "encode_vae": _path(decision.encode),
         "hires_vae": _path(decision.hires),
-        "warnings": [*warnings, *decision.warnings],
+        "baked_same_as": str(twin.path) if twin else None,
+        "warnings": [*matcher.warnings, *decision.warnings],
         "advice": list(decision.advice),
     }
 
@@ -176,11 +180,10 @@ def _chosen(decision: Decision) -> str:
     return decision.vae.name if decision.vae else "baked" if decision.kind == "baked" else "none found"
 
 
-def _story(checkpoint: Checkpoint, decision: Decision, warnings: tuple[str, ...]) -> str:
-    document = _document(checkpoint, decision, warnings)
+def _story(checkpoint: Checkpoint, decision: Decision, document: dict[str, Any]) -> str:
     lines = [f"{checkpoint.name} ({family_title(checkpoint.family)}): {_chosen(decision)} — {document['reason']}"]
     lines += [f"  {row['step']:>10}  {row['outcome']:<11}  {row['detail']}" for row in document["trace"]]
-    for key in ("encode_vae", "hires_vae", "tiling", "color", "color_strength"):
+    for key in ("encode_vae", "hires_vae", "tiling", "color", "color_strength", "baked_same_as"):
         if document[key] is not None:
             lines.append(f"  {key}: {document[key]}")
     lines += [f"! {sentence}" for sentence in document["warnings"]]

@@ -9,9 +9,9 @@ from vae_manager.commands import Result
 from vae_manager.commands.match import checkpoint_files
 from vae_manager.errors import BadInputError
 from vae_manager.selection.checkpoint import open_checkpoint
-from vae_manager.selection.decision import SAME
 from vae_manager.selection.preset_file import entry_of
-from vae_manager.selection.presets import Preset, Presets
+from vae_manager.selection.preset_text import NONE_KEPT, many, taken_over, told
+from vae_manager.selection.presets import Presets
 from vae_manager.user_data import user_folder
 
 
@@ -23,17 +23,17 @@ def presets(args: argparse.Namespace) -> Result:
     if args.export is not None:
         _refuse_own(kept, Path(args.export))
         count = kept.export_to(Path(args.export))
-        return Result({"output": args.export, "presets": count}, f"Wrote {_many(count)} to {args.export}.")
+        return Result({"output": args.export, "presets": count}, f"Wrote {many(count)} to {args.export}.")
     if args.import_ is not None:
         _refuse_own(kept, Path(args.import_))
         count = kept.import_from(Path(args.import_), args.replace)
-        return Result({"imported": count}, f"Took over {_many(count)}.")
+        return Result({"imported": count}, taken_over(count))
     if args.import_cards is not None:
         count = _import_cards(kept, Path(args.import_cards))
-        return Result({"imported": count}, f"Made {_many(count)} of cards.")
+        return Result({"imported": count}, f"Made {many(count)} of cards.")
     documents = [entry_of(owner, preset) for owner, preset in kept.all()]
-    lines = [f"{owner.name}: {_told(preset)}" for owner, preset in kept.all()]
-    return Result(documents, "\n".join(lines) or "No preset is kept yet.")
+    lines = [f"{owner.name}: {told(preset)}" for owner, preset in kept.all()]
+    return Result(documents, "\n".join(lines) or NONE_KEPT)
 
 
 def _refuse_own(kept: Presets, path: Path) -> None:
@@ -50,18 +50,3 @@ def _import_cards(kept: Presets, folder: Path) -> int:
         if path.with_suffix(".json").is_file():
             made += kept.import_card(open_checkpoint(path, path.relative_to(folder).as_posix()))
     return made
-
-
-def _told(preset: Preset) -> str:
-    parts = [preset.vae.name]
-    for name, wish in (("encode", preset.encode_vae), ("hires", preset.hires_vae)):
-        if wish.name != SAME:
-            parts.append(f"{name} {wish.name}")
-    for name in ("tiling", "color", "color_strength"):
-        if (value := getattr(preset, name)) is not None:
-            parts.append(f"{name} {value}")
-    return ", ".join(parts) + (" (remembered)" if preset.remembered else "")
-
-
-def _many(count: int) -> str:
-    return "1 preset" if count == 1 else f"{count} presets"

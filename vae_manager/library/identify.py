@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from vae_manager.codec import litevae, taesd
+from vae_manager.codec import litevae, open_litevae, taesd
 from vae_manager.codec.build import check_shapes
 from vae_manager.codec.config import DEFAULT_NORM_GROUPS, KLConfig
 from vae_manager.errors import VaeFileError
@@ -124,7 +124,11 @@ def _other(format_: str, header: Header, layout: Layout) -> Identity:
             channels = config.latent_channels
             evidence = f"its tensors are those of {' or '.join(taesd.variants(config)) or 'a tiny autoencoder'}"
         elif layout.name == "litevae":
-            channels = litevae.read_config(shapes, norm_groups_of(header.metadata)).latent_channels
+            if open_litevae.is_open_litevae(shapes):
+                channels = open_litevae.read_open_config(shapes).latent_channels
+                evidence = "its tensors are those of open-litevae, another network than the paper's"
+            else:
+                channels = litevae.read_config(shapes, norm_groups_of(header.metadata)).latent_channels
     except VaeFileError as error:
         problems = (str(error),)
     return Identity(

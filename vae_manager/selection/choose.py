@@ -18,6 +18,7 @@ from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision, Par
 from vae_manager.selection.names import VaeIndex, shown
 from vae_manager.selection.presets import Found, Preset, VaeWish
 from vae_manager.selection.rules import FAMILY_DEFAULT, Rule, RuleSet, builtin_rules
+from vae_manager.selection.twins import baked_twin
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def _baked(job: _Job) -> Answer:
         return Answer("refused", sentence, warnings=(sentence,))
     if facts.has_vae is None:
         return Answer("chosen", f"the VAE baked into the checkpoint, which was not examined ({facts.problem})")
-    return Answer("chosen", "the VAE baked into the checkpoint")
+    return Answer("chosen", f"the VAE baked into the checkpoint{_same_as(job, job.checkpoint)}")
 
 
 def _default(job: _Job) -> Answer:
@@ -248,7 +249,14 @@ def _get(job: _Job, name: str, sha256: str | None, asker: str) -> Answer:
 def _get_baked(job: _Job, asker: str) -> Answer:
     if job.checkpoint and job.checkpoint.facts.has_vae is False:
         return _refused(f"There is no VAE baked into {job.checkpoint.file.path.name}; choose a VAE file for it.")
-    return Answer("chosen", f"{asker} the VAE baked into the checkpoint")
+    same = _same_as(job, job.checkpoint) if job.checkpoint else ""
+    return Answer("chosen", f"{asker} the VAE baked into the checkpoint{same}")
+
+
+def _same_as(job: _Job, checkpoint: Checkpoint) -> str:
+    """Which file the baked VAE is the same as, for the end of a sentence; empty where that is not known."""
+    twin = baked_twin(checkpoint, job.index.files)
+    return f", which has the same weights as {twin.name}" if twin else ""
 
 
 def _refused(sentence: str) -> Answer:

@@ -112,6 +112,23 @@ class Presets:
         owner = owner_of(checkpoint)
         self._update(lambda entries: [e for e in entries if not _is_of(e, owner)])
 
+    def remove_owner(self, owner: Owner) -> bool:
+        """Forget the preset of exactly this owner, as `all` returned it. False: it is not there any more.
+
+        Raises:
+            OSError: the file cannot be written; the old one is untouched.
+        """
+        removed = False
+
+        def without(entries: list[Any]) -> list[Any]:
+            nonlocal removed
+            kept = [e for e in entries if not isinstance(e, Mapping) or read_owner(e.get("checkpoint")) != owner]
+            removed = len(kept) < len(entries)
+            return kept
+
+        self._update(without)
+        return removed
+
     def export_to(self, path: Path) -> int:
         """Write all presets into a file of their own; how many there are.
 

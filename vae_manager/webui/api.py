@@ -14,6 +14,7 @@ from vae_manager.errors import VaeFileError
 from vae_manager.library.report import quick_report
 from vae_manager.selection.choose import Wishes, choose
 from vae_manager.selection.decision import AUTOMATIC
+from vae_manager.selection.twins import baked_twin
 from vae_manager.webui.session import Session
 from vae_manager.webui.settings import PanelSettings
 
@@ -45,8 +46,10 @@ def add_routes(app: FastAPI, session: Session, logins: str | None = None) -> Non
     def match(vae: str = AUTOMATIC) -> dict[str, Any]:
         found = session.preview(PanelSettings(True, vae or AUTOMATIC))
         decision = found[1] if found else choose(Wishes(vae), session.index())
+        twin = baked_twin(found[0], session.index().files) if found else None
         return {
             "checkpoint": found[0].name if found else None,
+            "baked_same_as": twin.name if twin else None,
             "kind": decision.kind,
             "vae": decision.vae.name if decision.vae else None,
             "source": decision.source,

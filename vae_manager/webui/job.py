@@ -71,11 +71,13 @@ class Job:
     decisions: dict[tuple[Path, Name], Decision] = field(default_factory=dict)
     """By checkpoint and by what the prompt asks for."""
     decision: Decision = field(default_factory=lambda: Decision("host", "host", "nothing was decided yet"))
-    """Of the first picture, with the model that the job began with."""
+    """Of the first picture, with the model of the moment."""
+    checkpoint: Path | None = None
+    """The checkpoint of that model."""
     hashes: dict[Path, str] = field(default_factory=dict)
     """sha256 of the VAE files that were used, the host's own included."""
     own: Path | None = None
-    """The VAE file that the host itself had loaded at the start."""
+    """The VAE file that the host itself has loaded into that model."""
     has_baked: dict[Path, bool] = field(default_factory=dict)
     """By checkpoint: whether the host's first stage holds the VAE that is baked in."""
     colors: dict[int, str] = field(default_factory=dict)

@@ -14,9 +14,12 @@ from typing import Any
 
 import gradio as gr
 
-from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME
+from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Step
+from vae_manager.selection.presets import Presets
 from vae_manager.webui.infotext import KEY
+from vae_manager.webui.preset_list import build_preset_list
 from vae_manager.webui.settings import COLOR, DECODE, PanelSettings, from_arguments
+from vae_manager.webui.trace import trace_html
 
 
 @dataclass(frozen=True)
@@ -46,18 +49,22 @@ class Parts:
 
 @dataclass(frozen=True)
 class Actions:
-    """What the panel can do. Each returns one line of plain text."""
+    """What the panel can do. What returns a text returns one line of it, plain."""
 
     names: Callable[[bool], Sequence[str]]
     """The VAE files' names; called with True it looks at the disk again."""
     describe: Callable[[str], str]
     """What one choice of VAE means."""
+    trace: Callable[[str], Sequence[Step]]
+    """How it is decided on what the loaded checkpoint gets with that choice."""
     save: Callable[[PanelSettings], str]
     """Keep these settings as the preset of the checkpoint that is loaded."""
     forget: Callable[[], str]
     """Remove that preset."""
     calibrate: Callable[[PanelSettings, str], str]
     """Measure the colours of the last pictures' VAE against a reference VAE, by name."""
+    presets: Presets
+    """All presets, for their list."""
 
 
 def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
@@ -79,11 +86,16 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
             elem_id=named(name),
         )
 
+    def chosen(choice: str | None, line: str | None = None) -> str:
+        """The panel's line, the choice's own unless another is given, and below it how the choice is decided."""
+        choice = choice or AUTOMATIC
+        return _line(actions.describe(choice) if line is None else line) + trace_html(actions.trace(choice))
+
     with parts.accordion(False, label=KEY, elem_id=f"vae_manager_{tab}") as enabled:
         with gr.Row(elem_classes=["vae-manager-row"]):
             vae = vae_list(AUTOMATIC, "VAE", "vae")
             refresh = parts.tool_button("\U0001f504", elem_id=named("refresh"))
-        about = gr.HTML(_line(actions.describe(AUTOMATIC)), elem_id=named("about"))
+        about = gr.HTML(lambda: chosen(AUTOMATIC), elem_id=named("about"))  # with the page: a model may be loaded then
         with gr.Row():
             encode_vae = vae_list(SAME, "VAE for encoding", "encode_vae")
             hires_vae = vae_list(SAME, "VAE for the hires pass", "hires_vae")
@@ -97,23 +109,29 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
         with gr.Row(equal_height=False):
             reference = vae_list(BAKED, "Reference VAE for colours", "reference")
             calibrate = gr.Button("Calibrate colours", size="sm", elem_id=named("calibrate"))
+        kept = build_preset_list(tab, parts.tool_button, actions.presets)
     panel = Panel(enabled, vae, encode_vae, hires_vae, decode, color, strength)
-    for component in (*panel.arguments()[1:], refresh, about, save, forget, reference, calibrate):
+    for component in (*panel.arguments()[1:], refresh, about, save, forget, reference, calibrate, *kept.components):
         component.do_not_save_to_config = True  # the list of files changes; a saved value would go stale
 
     def refreshed(choice: str) -> list[Any]:
         names = actions.names(True)
         lists = [gr.update(choices=_choices(first, names)) for first in (AUTOMATIC, SAME, SAME, BAKED)]
-        return [*lists, _line(actions.describe(choice or AUTOMATIC))]  # the checkpoint may be another now
+        return [*lists, chosen(choice)]  # the checkpoint may be another now
 
-    vae.change(lambda choice: _line(actions.describe(choice or AUTOMATIC)), [vae], [about], show_progress="hidden")
+    vae.change(chosen, [vae], [about], show_progress="hidden")
     refresh.click(refreshed, [vae], [vae, encode_vae, hires_vae, reference, about], show_progress="hidden")
     settings = panel.arguments()
-    save.click(lambda *values: _line(actions.save(from_arguments(values))), settings, [about], show_progress="hidden")
-    forget.click(lambda: _line(actions.forget()), [], [about], show_progress="hidden")
-    calibrate.click(
-        lambda other, *values: _line(actions.calibrate(from_arguments(values), other)), [reference, *settings], [about]
-    )
+
+    def button(pressed: Any, does: Callable[..., str], inputs: Sequence[Any], **how: Any) -> Any:
+        """Have a button's line shown, with the trace as it is after what the button did."""
+        return pressed.click(lambda choice, *given: chosen(choice, does(*given)), [vae, *inputs], [about], **how)
+
+    saved = button(save, lambda *given: actions.save(from_arguments(given)), settings, show_progress="hidden")
+    forgotten = button(forget, actions.forget, [], show_progress="hidden")
+    for done in (saved, forgotten):
+        done.then(kept.read, [], [*kept.shown], show_progress="hidden")
+    button(calibrate, lambda other, *given: actions.calibrate(from_arguments(given), other), [reference, *settings])
     return panel
 
 

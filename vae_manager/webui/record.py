@@ -14,20 +14,28 @@ COLOR_KEY = "VAE Manager color"
 """The infotext's key for what was found wrong with a picture's colours, and what was done."""
 
 
-def record(host: Host, p: Any, job: Job, decisions: Mapping[Name, Decision]) -> None:
-    """Fill the job's generation parameters. `decisions`: by what a prompt asks for."""
+def record(host: Host, p: Any, job: Job, decisions: Mapping[Name, Decision], again: bool = False) -> None:
+    """Fill the job's generation parameters.
+
+    Args:
+        decisions: by what a prompt asks for.
+        again: what was recorded for the model before, in the same job, holds no more.
+    """
     prompts = list(getattr(p, "all_prompts", None) or [""])
 
     def said(say: Any) -> Any:
         return differing(job.tags, decisions, say, prompts)
 
+    if again:
+        for key in (KEY, "VAE", "VAE hash"):
+            p.extra_generation_params.pop(key, None)
     line = said(lambda decision: write(job.recorded(decision)))
     if line is not None:
         p.extra_generation_params[KEY] = line
     if job.color[0] != "off":
         p.extra_generation_params[COLOR_KEY] = lambda **known: job.colors.get(_picture(p, known))
     claims = any(job.recorded(decision).vae != AUTOMATIC for decision in decisions.values())
-    if not claims and not (job.own and job.hashes.get(job.own)):
+    if not claims and not again and not (job.own and job.hashes.get(job.own)):
         return  # the host's own lines are right, or as right as anybody knows
     host.record(p, said(lambda decision: job.named(decision)[0]), said(lambda decision: job.named(decision)[1]))
 

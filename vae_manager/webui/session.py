@@ -113,6 +113,11 @@ class Session:
         checkpoint, decision = found
         return describe_decision(checkpoint.file.path.name, decision)
 
+    def trace(self, choice: str) -> tuple[Step, ...]:
+        """How a choice of the panel's VAE is decided just now; empty while no model is loaded."""
+        found = self.preview(PanelSettings(True, choice))
+        return found[1].trace if found else ()
+
     def obey(self, options: Options) -> None:
         """The settings as they are for the next job."""
         self.options, self.stage.cache.limit = options, options.cache_bytes
@@ -214,17 +219,24 @@ class Session:
         asker = "the X/Y/Z cell" if getattr(p, "vae_manager_cell", None) else "the panel"
         asked = replace(self._asked(settings, model, own), on=on, asker=asker, job=self.host.job_vae(p, model))
         job = Job(asked, self._watch(p), tags, own=own)
-        decisions = {name: self._decide(job, model, name) for name in dict.fromkeys(tags.names)}
+        decisions = self._decide_all(job, model)
         for name in filter(None, tags.hires):
             self._decide(job, model, name)
-        job.decision = decisions[tags.of(0)]
         job.warnings += dict.fromkeys([*settings.warnings, *tags.warnings, *told(decisions.values())])
         self._adopt(p, job)
         self._hold(p, job)
-        if own is not None:
-            job.hashes.setdefault(own, self._hash_of(own) or "")
-        record(self.host, p, job, decisions)
+        self._record(p, job, decisions)
         self.chooser.save()
+
+    def _follow(self, p: Any, job: Job, model: Any) -> None:
+        """A refiner's or a hires pass's checkpoint has come in: decide for it, and say what is true of it."""
+        job.own = self.host.loaded_vae(model)
+        told_host, host = self.host.job_vae(p, model), self._asked(job.asked.settings, model, job.own).host
+        job.asked = replace(job.asked, job=told_host, host=host)
+        decisions = self._decide_all(job, model)
+        for warning in told(decisions.values()):
+            job.watch.warn(warning)
+        self._record(p, job, decisions, again=True)
 
     def _asked(self, settings: PanelSettings, model: Any, own: Path | None) -> Asked:
         """What these settings ask for with the panel on, outside any job."""
@@ -235,6 +247,18 @@ class Session:
             host=f"the WebUI's own choice: {own.name if own else 'the baked VAE'}",
             allow_other_family=self.options.allow_other_family,
         )
+
+    def _decide_all(self, job: Job, model: Any) -> dict[Name, Decision]:
+        """The decisions for all pictures with this model, by what their prompts ask for; the job's own is set."""
+        job.checkpoint = self.host.checkpoint(model)
+        decisions = {name: self._decide(job, model, name) for name in dict.fromkeys(job.tags.names)}
+        job.decision = decisions[job.tags.of(0)]
+        return decisions
+
+    def _record(self, p: Any, job: Job, decisions: dict[Name, Decision], again: bool = False) -> None:
+        if job.own is not None:
+            job.hashes.setdefault(job.own, self._hash_of(job.own) or "")
+        record(self.host, p, job, decisions, again)
 
     def _decide(self, job: Job, model: Any, name: Name) -> Decision:
         """The decision for one name, with files that can be used; kept for the job."""
@@ -381,6 +405,8 @@ class Session:
         if stage is None or (idle and not job.tags.asks):
             self.release()
             return
+        if self.host.checkpoint(model) != job.checkpoint:
+            self._follow(p, job, model)
         job.watch.tiler = self.host.tiler(stage)
         if job.watch.tiler and (job.mode == "exact" or len(job.decisions) > 1):
             job.undo.append(self.host.suspend_tiler())

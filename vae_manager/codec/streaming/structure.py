@@ -184,6 +184,8 @@ def _maybe_module(module: nn.Module, name: str) -> nn.Module | None:
 
 def _ldm_mid(coder: Any) -> list[Item]:
     mid = coder.mid
+    if not hasattr(mid, "block_1"):
+        raise VaeFileError("its mid block is not ldm's: not a plain KL autoencoder")
     items: list[Item] = [_block(mid.block_1)]
     attention = _maybe_module(mid, "attn_1")
     if attention is not None:

@@ -1,0 +1,30 @@
+"""Presets in words: the same on the command line and in the panel."""
+
+from __future__ import annotations
+
+from vae_manager.selection.decision import SAME
+from vae_manager.selection.preset_file import Preset
+
+NONE_KEPT = "No preset is kept yet."
+
+
+def told(preset: Preset) -> str:
+    """What one preset holds, in a line; what it leaves open is not mentioned."""
+    parts = [preset.vae.name]
+    for name, wish in (("encode", preset.encode_vae), ("hires", preset.hires_vae)):
+        if wish.name != SAME:
+            parts.append(f"{name} {wish.name}")
+    for name in ("tiling", "color", "color_strength"):
+        if (value := getattr(preset, name)) is not None:
+            parts.append(f"{name} {value}")
+    return ", ".join(parts) + (" (remembered)" if preset.remembered else "")
+
+
+def many(count: int) -> str:
+    """A number of presets."""
+    return "1 preset" if count == 1 else f"{count} presets"
+
+
+def taken_over(count: int) -> str:
+    """What an import did."""
+    return f"Took over {many(count)}."

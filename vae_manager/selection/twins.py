@@ -1,0 +1,52 @@
+"""Which of the user's own VAE files holds the same weights as the VAE baked into a checkpoint.
+
+Told by the weights digest (`library.digest`), which costs about a second per file: what the background examiner has
+found out is looked up, and only a thorough look computes what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vae_manager.errors import VaeFileError
+from vae_manager.library.files import VaeFile, vae_file
+from vae_manager.library.layouts import as_conv, detect_layout
+from vae_manager.library.tensors import open_tensors
+from vae_manager.selection.checkpoint import Checkpoint
+
+_SAMPLE = "decoder.conv_out.weight"
+"""A small tensor in which trained VAEs differ: files that have another one need no digest."""
+
+
+def baked_twin(checkpoint: Checkpoint, files: Sequence[VaeFile]) -> VaeFile | None:
+    """The first file, as it is on the disk now, whose weights are the baked VAE's up to half precision.
+
+    None where there is none, where it is not known yet (and the checkpoint is not looked at thoroughly), or where no
+    VAE is baked in.
+    """
+    if not files or (baked := checkpoint.baked_digest()) is None:
+        return None
+    sample = _sample(checkpoint.file.path) if checkpoint.thorough else None
+    for file in files:
+        try:
+            compute = sample is not None and _alike(sample, _sample(file.path))
+            if checkpoint.cache.digest(file, compute) == baked and vae_file(file.path).version == file.version:
+                return file
+        except (VaeFileError, OSError):
+            continue  # it is no VAE, or went away: that is told where it is asked for
+    return None
+
+
+def _sample(path: Path) -> Tensor | None:
+    """The sample rounded to half precision, as the digest rounds; None where the file has none."""
+    opened = open_tensors(path)
+    own = detect_layout(opened.header).keys.get(_SAMPLE)
+    return None if own is None else as_conv(_SAMPLE, opened.fetch(own)).float().half()
+
+
+def _alike(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and torch.equal(one, other)

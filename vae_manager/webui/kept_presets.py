@@ -1,0 +1,87 @@
+"""What the panel's list of presets shows and does, in words and files; the components are in `preset_list`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from vae_manager.errors import BadInputError
+from vae_manager.selection.decision import SAME
+from vae_manager.selection.preset_file import Owner, Preset, VaeWish
+from vae_manager.selection.preset_text import NONE_KEPT, many, taken_over
+from vae_manager.selection.presets import Presets
+from vae_manager.webui.trace import table
+
+FILE_NAME = "vae-manager-presets.json"
+HEAD = ("Checkpoint", "VAE", "Encoding", "Hires pass", "Decode", "Colour", "")
+
+
+def presets_html(presets: Presets) -> str:
+    """All presets as a table."""
+    rows = [_row(owner, preset) for owner, preset in presets.all()]
+    return table(HEAD, rows) if rows else f"<p>{NONE_KEPT}</p>"
+
+
+def remove_one(presets: Presets, label: str | None) -> str:
+    """Remove the preset with this label of the list; what was done, as a line."""
+    if not label:
+        return "Choose first which preset is to go."
+    owner = labels(presets).get(label)
+    try:
+        if owner is None or not presets.remove_owner(owner):
+            return f"There is no preset of {label} any more."
+    except OSError as error:
+        return f"The preset could not be removed ({error.strerror}); it is untouched."
+    return f"Removed the preset of {label}."
+
+
+def export_file(presets: Presets) -> tuple[str, Path | None]:
+    """Write all presets into a new file of the temporary folder; what was done, and the file."""
+    if not presets.all():
+        return NONE_KEPT, None
+    try:
+        path = Path(tempfile.mkdtemp(prefix="vae-manager-"), FILE_NAME)
+        count = presets.export_to(path)
+    except OSError as error:
+        return f"The presets could not be exported ({error.strerror}).", None
+    return f"Wrote {many(count)} to {path.name}; download it below.", path
+
+
+def import_file(presets: Presets, path: Path, replace_own: bool) -> str:
+    """Take over the presets of an uploaded file; what was done, as a line."""
+    try:
+        return taken_over(presets.import_from(path, replace_own))
+    except BadInputError as error:
+        return str(error).replace(str(path), path.name)
+    except OSError as error:
+        return f"The presets could not be taken over ({error.strerror}); yours are untouched."
+
+
+def labels(presets: Presets) -> dict[str, Owner]:
+    """What the list calls each preset: its checkpoint, with a piece of its hash where two are called the same."""
+    owners = [owner for owner, _ in presets.all()]
+    count = Counter(owner.name for owner in owners)
+
+    def label(owner: Owner) -> str:
+        return owner.name if count[owner.name] == 1 else f"{owner.name} [{(owner.sha256 or owner.print or '')[:8]}]"
+
+    return {label(owner): owner for owner in owners}
+
+
+def _row(owner: Owner, preset: Preset) -> tuple[str, ...]:
+    def part(wish: VaeWish) -> str:
+        return "" if wish.name == SAME else wish.name
+
+    color = preset.color or ""
+    if preset.color_strength is not None:
+        color = f"{color} {preset.color_strength:g}".strip()
+    return (
+        owner.name,
+        preset.vae.name,
+        part(preset.encode_vae),
+        part(preset.hires_vae),
+        preset.tiling or "",
+        color,
+        "remembered" if preset.remembered else "",
+    )

@@ -1,0 +1,32 @@
+"""How a decision came about, as a table that opens below the panel's line."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from vae_manager.selection.decision import Step
+
+
+def trace_html(steps: Sequence[Step]) -> str:
+    """Each step of the precedence, what it came to and why; empty where nothing was decided."""
+    if not steps:
+        return ""
+    head = ("Step", "Outcome", "Why")
+    return (
+        '<details class="vae-manager-trace"><summary>How this was decided</summary>'
+        f"{table(head, [(step.step, step.outcome, step.detail) for step in steps])}</details>"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table that scrolls by itself where the page is narrow; every text is escaped."""
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(row(cells, "td") for cells in rows)
+    return (
+        f'<div style="overflow-x: auto; font-size: smaller"><table><thead>{row(head, "th")}</thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
