@@ -154,6 +154,7 @@ def _document(checkpoint: Checkpoint, decision: Decision, warnings: tuple[str, .
         "tiling": decision.tiling,
         "color": decision.color,
         "color_strength": decision.color_strength,
+        "adjust": asdict(decision.adjust) if decision.adjust else None,
         "encode_vae": _path(decision.encode),
         "hires_vae": _path(decision.hires),
         "warnings": [*warnings, *decision.warnings],
@@ -180,7 +181,7 @@ def _story(checkpoint: Checkpoint, decision: Decision, warnings: tuple[str, ...]
     document = _document(checkpoint, decision, warnings)
     lines = [f"{checkpoint.name} ({family_title(checkpoint.family)}): {_chosen(decision)} — {document['reason']}"]
     lines += [f"  {row['step']:>10}  {row['outcome']:<11}  {row['detail']}" for row in document["trace"]]
-    for key in ("encode_vae", "hires_vae", "tiling", "color", "color_strength"):
+    for key in ("encode_vae", "hires_vae", "tiling", "color", "color_strength", "adjust"):
         if document[key] is not None:
             lines.append(f"  {key}: {document[key]}")
     lines += [f"! {sentence}" for sentence in document["warnings"]]

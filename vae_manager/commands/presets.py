@@ -60,6 +60,8 @@ def _told(preset: Preset) -> str:
     for name in ("tiling", "color", "color_strength"):
         if (value := getattr(preset, name)) is not None:
             parts.append(f"{name} {value}")
+    if preset.adjust:
+        parts += [f"{name} {value:g}" for name, value in vars(preset.adjust).items()]
     return ", ".join(parts) + (" (remembered)" if preset.remembered else "")
 
 
