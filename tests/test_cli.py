@@ -21,6 +21,7 @@ from vae_manager.cli import main
 from vae_manager.codec.latents import Latent, save_latent
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.library.hashing import sha256_of
+from vae_manager.library.probe import PICTURES
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object):
@@ -63,6 +64,14 @@ def test_inspect_has_every_field_of_the_design(write_vae, capsys):
     assert found["sha256"] == sha256_of(path)
     assert found["parameters"] == sum(tensor.numel() for tensor in make_state().values())
     assert (found["format"], found["layout"], found["dtype"], found["known"]) == ("safetensors", "ldm", "fp32", None)
+
+
+def test_inspect_looks_for_damage_where_it_is_asked_to(capsys):
+    demo = PICTURES.parent / "demo"
+    assert run(capsys, "inspect", demo / "demo-kl-f8-washed-out.safetensors")["problems"] == []
+    (problem,) = run(capsys, "inspect", demo / "demo-kl-f8-washed-out.safetensors", "--health")["problems"]
+    assert problem.startswith("it washes pictures out")
+    assert run(capsys, "inspect", demo / "demo-kl-f8.safetensors", "--health")["problems"] == []
 
 
 def test_inspect_finds_the_vae_baked_into_a_checkpoint(write_vae, tmp_path: Path, capsys):

@@ -108,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command("inspect", "what this file is: a VAE, or a checkpoint with one in it")
     add.add_argument("file", metavar="FILE")
+    add.add_argument(
+        "--health", action="store_true", help="also look for damage: weights, and a round trip of pictures"
+    )
 
     add = command("convert", "write a VAE as safetensors, in another layout or precision")
     add.add_argument("file", metavar="VAE")

@@ -117,3 +117,58 @@ def test_what_a_round_trip_says():
     assert "washes pictures out: of their contrast 70%" in trip_problems(RoundTrip(0.7, 0.1, 30.0), "sdxl")[0]
     assert "(20 dB where 24 dB is the least)" in trip_problems(RoundTrip(1.0, 0.0, 20.0), "flux")[0]
     assert "no picture" in trip_problems(RoundTrip(float("nan"), 0.0, 0.0))[0]
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, torch.Tensor]:
+    if not DEMO.exists():
+        pytest.skip("the demo VAE is not here")
+    return load_kl_state(vae_file(DEMO), torch.float32)[0]
+
+
+BLOCKS = ("decoder.up.0.block.1.", "decoder.up.2.block.0.", "decoder.mid.block_1.", "encoder.down.3.block.0.")
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("thorough", [True, False])
+@pytest.mark.parametrize("distribution", [torch.randn, torch.rand])
+def test_a_layer_of_noise_is_named(trained: dict[str, torch.Tensor], block: str, thorough: bool, distribution):
+    torch.manual_seed(1)
+    name, weight = f"{block}conv2.weight", trained[f"{block}conv2.weight"]
+    noise = distribution(weight.shape)
+    noise = (noise - noise.mean()) / noise.std() * weight.std()
+    (problem,) = weight_problems({**trained, name: noise}.items(), thorough)
+    assert problem == f"its tensor {name!r} holds noise where the others hold what was learnt"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("decoder.up.0.block.1.conv1.weight", "decoder.up.0.block.2.conv1.weight"),
+        ("decoder.up.2.block.0.conv2.weight", "decoder.up.3.block.1.conv1.weight"),
+        ("encoder.mid.block_1.conv1.weight", "decoder.mid.block_2.conv2.weight"),
+    ],
+)
+def test_layers_that_changed_places_are_named(trained: dict[str, torch.Tensor], one: str, other: str):
+    exchanged = {**trained, one: trained[other], other: trained[one]}
+    (problem,) = weight_problems(exchanged.items())
+    assert problem.endswith("seem to have changed places") and repr(one) in problem and repr(other) in problem
+    # what rests on one VAE's training has no say in what is chosen automatically
+    assert weight_problems(exchanged.items(), thorough=False) == ()
+
+
+@pytest.mark.parametrize("block", BLOCKS[1:])
+def test_a_layer_with_its_channels_in_another_order_does_not_belong_there(trained: dict[str, torch.Tensor], block: str):
+    name = f"{block}conv1.weight"
+    (problem,) = weight_problems({**trained, name: trained[name].flip(0)}.items())
+    assert "do not belong together" in problem and repr(name) in problem
+
+
+def test_what_is_done_to_healthy_vaes_is_no_damage(trained: dict[str, torch.Tensor]):
+    torch.manual_seed(2)
+    near = {name: t + 0.1 * t.std() * torch.randn(t.shape) if t.ndim == 4 else t for name, t in trained.items()}
+    merged = {name: (t + near[name]) / 2 for name, t in trained.items()}
+    halved = {name: t.half() for name, t in trained.items()}
+    for state in (trained, merged, halved, near):
+        assert weight_problems(state.items()) == ()
+    assert weight_problems({n: t for n, t in trained.items() if n.startswith("decoder.")}.items()) == ()

@@ -68,6 +68,20 @@ class WebPage:
         self.box(tab).fill(name)
         self.box(tab).press("Enter")
 
+    def pick(self, name: str, value: str, tab: str = "txt2img") -> None:
+        """One of the panel's radio buttons."""
+        self.page.click(f"#vae_manager_{tab}_{name} label:has-text('{value}')")
+
+    def calibrate(self, reference: str, tab: str = "txt2img") -> str:
+        """Press Calibrate with a reference VAE, and return what it says."""
+        box = self.page.locator(f"#vae_manager_{tab}_reference input").first
+        box.click()
+        box.fill(reference)
+        box.press("Enter")
+        self.page.click(f"#vae_manager_{tab}_calibrate")
+        self.page.locator(f"#vae_manager_{tab}_about", has_text="alibrat").first.wait_for()
+        return self.about(tab)
+
     def about(self, tab: str = "txt2img") -> str:
         return self.page.locator(f"#vae_manager_{tab}_about").first.inner_text()
 

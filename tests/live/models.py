@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vae_manager.codec.build import expected_shapes
@@ -38,6 +38,14 @@ def write_models(checkpoints: Path, vaes: Path) -> None:
         save_file(state, str(checkpoints / f"{name}.safetensors"), {"format": "pt"})
         # JSON is YAML too
         (checkpoints / f"{name}.yaml").write_text(json.dumps(_config()), encoding="utf-8")
+
+
+def write_washed_out(source: Path, path: Path, contrast: float) -> None:
+    """A VAE that is another one with a part of its contrast lost: the fault that was measured in the field."""
+    from vae_manager.color.bake import fold_decoder
+    from vae_manager.color.matrix import adjustment
+
+    save_file(fold_decoder(load_file(str(source)), adjustment(contrast)), str(path), {"format": "pt"})
 
 
 def write_taesd(path: Path) -> None:

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from tests.selection.conftest import World
 from vae_manager.errors import BadInputError
 from vae_manager.selection.checkpoint import open_checkpoint
+from vae_manager.selection.decision import Adjust
 from vae_manager.selection.presets import Owner, Preset, Presets, VaeWish
 
 SOFT = Preset(VaeWish("soft.vae.pt", "a" * 64), VaeWish("Baked"), tiling="exact", color="auto", color_strength=0.5)
+BY_HAND = Preset(color="manual", adjust=Adjust(contrast=1.2, saturation=0.0))
 
 
 @pytest.fixture
@@ -31,9 +33,10 @@ def presets(tmp_path: Path) -> Presets:
 def test_a_preset_comes_back_as_it_was_saved(world: World, presets: Presets):
     checkpoint = world.open(world.checkpoint("a.safetensors"))
     assert presets.find(checkpoint) is None
-    presets.save(checkpoint, SOFT)
-    found = Presets(presets.path).find(checkpoint)
-    assert found and found.preset == SOFT
+    for preset in (BY_HAND, SOFT):
+        presets.save(checkpoint, preset)
+        found = Presets(presets.path).find(checkpoint)
+        assert found and found.preset == preset
     other = world.open(world.checkpoint("b.safetensors", seed=1))
     assert presets.find(other) is None
     presets.save(checkpoint, Preset(tiling="host"))
@@ -200,6 +203,7 @@ SAVER = """
 import sys
 from pathlib import Path
 from vae_manager.selection.checkpoint import open_checkpoint
+from vae_manager.selection.decision import Adjust
 from vae_manager.selection.presets import Owner, Preset, Presets, VaeWish
 presets, checkpoint = Presets(Path(sys.argv[1])), open_checkpoint(Path(sys.argv[2]))
 print("ready", flush=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from vae_manager.library.files import VaeFile
+from vae_manager.selection.decision import Adjust
 from vae_manager.webui.infotext import Recorded, choice_for, read, write
 from vae_manager.webui.settings import PanelSettings, from_arguments
 
@@ -64,6 +68,51 @@ def test_the_hash_wins_over_the_name():
 )
 def test_arguments(args, expected: PanelSettings):
     assert from_arguments(args) == expected
+
+
+def base64_of(image: Image.Image) -> str:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def test_values_by_hand_go_there_and_back():
+    settings = from_arguments([{"color": "manual", "contrast": 1.25, "brightness": -0.05, "saturation": 0}])
+    assert settings.adjust == Adjust(1.25, -0.05, 0.0) and not settings.warnings
+    line = write(Recorded(color="manual", contrast="1.25", brightness="-0.05", saturation="0"))
+    assert line == "color=manual; contrast=1.25; brightness=-0.05; saturation=0"
+    assert read(line).brightness == "-0.05" and read("contrast=9; saturation=nan") == Recorded()
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+def test_a_reference_picture_in_base64(prefix: str):
+    settings = from_arguments([{"color": "match", "reference": prefix + base64_of(Image.new("RGBA", (8, 4), "red"))}])
+    assert settings.reference and settings.reference.size == (8, 4) and settings.reference.mode == "RGB"
+    assert not settings.warnings
+
+
+WHOLE = base64_of(Image.effect_noise((64, 64), 50))
+WRONG = ["/etc/passwd", "C:\\x.png", "aGVsbG8=", WHOLE[: len(WHOLE) // 8 * 4], 5, {}, "data:,", "ü"]
+
+
+@pytest.mark.parametrize("value", WRONG)
+def test_a_reference_that_is_none_is_refused_with_one_sentence(value):
+    settings = from_arguments([{"color": "match", "reference": value}])
+    (warning,) = settings.warnings
+    assert settings.reference is None and settings.color == "match"
+    assert "reference" in warning and warning.endswith("no reference picture was used.") and len(warning) < 120
+
+
+def test_an_enormous_picture_in_a_small_file_is_refused_before_it_is_unpacked(monkeypatch):
+    monkeypatch.setattr(Image.Image, "convert", lambda *a, **k: 1 / 0)
+    (warning,) = from_arguments([{"reference": base64_of(Image.new("1", (12000, 12000)))}]).warnings
+    assert "more than 64 megapixels" in warning
+
+
+@pytest.mark.parametrize("name,value", [("contrast", 3), ("brightness", "0"), ("saturation", float("nan"))])
+def test_values_by_hand_that_make_no_sense_are_named(name: str, value):
+    settings = from_arguments([{name: value}])
+    assert settings.warnings[0].startswith(f"{name} must be a number from") and settings.adjust == Adjust()
 
 
 @pytest.mark.parametrize("values,word", [({"vea": "b"}, "'vea'"), ({"vae": 3}, "int"), ({1: 2}, "'1'")])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.conftest import FLUX, SD1, make_state
 
@@ -123,7 +124,7 @@ def values(page) -> str:
 
 
 def test_starts_off_on_automatic_with_every_file_in_the_list(page):
-    assert values(page) == "(False, 'Automatic', 'same', 'same', 'auto', 'off', 1)"
+    assert values(page) == "(False, 'Automatic', 'same', 'same', 'auto', 'off', 1, 1, 0, 1, None)"
     page.locator("#vae_manager_txt2img_vae input").first.click()
     for name in ("Automatic", "Baked", "one.safetensors", "sub/flux.safetensors", "broken.safetensors"):
         option(page, name).wait_for()
@@ -133,7 +134,7 @@ def test_a_choice_is_described_and_reaches_the_job(page):
     choose(page, "one.safetensors")
     about(page, "A VAE of mine · for Stable Diffusion 1.x and 2.x · fp32")
     page.locator("#vae_manager_txt2img-checkbox input").check()
-    assert values(page) == "(True, 'one.safetensors', 'same', 'same', 'auto', 'off', 1)"
+    assert values(page) == "(True, 'one.safetensors', 'same', 'same', 'auto', 'off', 1, 1, 0, 1, None)"
 
 
 def test_files_that_cannot_be_used_say_so_at_once(page):
@@ -246,3 +247,30 @@ def upload(page, path: Path) -> None:
     with page.expect_file_chooser() as chooser:
         page.click("#vae_manager_txt2img_presets_import")
     chooser.value.set_files(path)
+
+
+def color(page, mode: str) -> None:
+    page.click(f"#vae_manager_txt2img_color label:has-text('{mode}')")
+
+
+def test_values_by_hand_are_there_where_they_are_asked_for(page):
+    contrast = page.locator("#vae_manager_txt2img_contrast input[type=number]")
+    assert contrast.is_hidden()
+    color(page, "manual")
+    contrast.wait_for(state="visible")
+    contrast.fill("1.2")
+    contrast.press("Tab")
+    assert values(page).endswith("'manual', 1, 1.2, 0, 1, None)")
+    color(page, "auto")
+    contrast.wait_for(state="hidden")
+
+
+def test_a_picture_to_match_reaches_the_job_as_a_picture(page, tmp_path):
+    Image.new("RGB", (40, 24), (200, 30, 60)).save(tmp_path / "red.png")
+    box = page.locator("#vae_manager_txt2img_match")
+    assert box.is_hidden()
+    color(page, "match")
+    box.wait_for(state="visible")
+    box.locator("input[type=file]").first.set_input_files(tmp_path / "red.png")
+    box.locator("img").first.wait_for()
+    assert "'match', 1, 1, 0, 1, <PIL.Image.Image image mode=RGB size=40x24" in values(page)

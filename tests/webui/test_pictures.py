@@ -307,10 +307,149 @@ def test_the_parts_that_adetailer_paints_are_left_alone(session, host):
     )
 
 
-def photo():
+def photo(which: int = 0):
     import numpy as np
 
     from vae_manager.library.probe import PICTURES
 
-    path = sorted(PICTURES.glob("*.*"))[0]
+    path = sorted(PICTURES.glob("*.*"))[which]
     return np.array(Image.open(path).convert("RGB").resize((256, 256)))
+
+
+def finished(session, picture: Tensor, settings: PanelSettings, **more: Any) -> tuple[Tensor, Job]:
+    job = start(session, ["x"], settings, **more)
+    (done,) = session.finish_pictures(job, [picture])
+    return done, job
+
+
+def pixels(image: Any = None) -> Tensor:
+    return torch.from_numpy(photo() if image is None else image).permute(2, 0, 1).float() / 255
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_colours_by_hand(session, host, strength: float):
+    good = pixels() * 0.5 + 0.25  # nothing leaves the gamut
+    settings = PanelSettings(True, "b", color="manual", color_strength=strength, contrast=1.5, brightness=-0.1)
+    done, job = finished(session, good, settings)
+    expected = torch.lerp(good, (good - 0.5) * 1.5 + 0.4, strength)
+    assert (done - expected).abs().max() < 1 / 255
+    assert job.extra_generation_params[KEY].endswith(
+        "color=manual; " + ("color_strength=0.5; " if strength < 1 else "") + "contrast=1.5; brightness=-0.1"
+    )
+    assert COLOR_KEY not in job.extra_generation_params and not job.comments
+
+
+def test_manual_that_changes_nothing_is_the_very_same_picture(session, host):
+    good = pixels()
+    assert finished(session, good, PanelSettings(True, "b", color="manual"))[0] is good
+    assert finished(session, good, PanelSettings(True, "b", color="off", contrast=2.0))[0] is good
+
+
+def test_a_preset_keeps_the_values_by_hand(session, host):
+    save_preset(session, PanelSettings(True, "b", color="manual", color_strength=0.5, saturation=0.0))
+    grey, job = finished(session, pixels(), PanelSettings(True))
+    assert "color=manual; color_strength=0.5; saturation=0" in job.extra_generation_params[KEY]
+    spread = pixels().amax(0) - pixels().amin(0)
+    assert ((grey.amax(0) - grey.amin(0)) - 0.5 * spread).abs().max() < 2 / 255
+
+
+def test_a_reference_picture_is_matched_and_another_one_is_not(session, host):
+    good, pale = pixels(), pixels() * 0.7 + 0.15
+    settings = PanelSettings(True, "b", color="match", reference=Image.fromarray(photo()).resize((200, 200)))
+    done, job = finished(session, pale, settings)
+    assert (done - good).abs().mean() < 0.25 * (pale - good).abs().mean()
+    said = job.extra_generation_params[COLOR_KEY](all_prompts=job.all_prompts, index=0)
+    assert said == "washed out, held against the reference picture; corrected" and not job.comments
+    session.finish(job)
+    other, job = finished(session, pixels(photo(1)) * 0.7 + 0.15, settings)
+    assert torch.equal(other, pixels(photo(1)) * 0.7 + 0.15)
+    assert job.comments == [
+        "Colour: the reference picture shows something else, or in another shape; nothing was changed."
+    ]
+
+
+def test_match_without_a_picture_says_so_and_does_nothing(session, host):
+    pale = pixels() * 0.5 + 0.25
+    done, job = finished(session, pale, PanelSettings(True, "b", color="match"))
+    assert done is pale and "there is no picture to match" in job.comments[0]
+
+
+class Passes:
+    """Hires fix as the hosts do it: the first pass decoded, then the second, then the pictures finished."""
+
+    def __init__(self, session: Session, host: OneModel, monkeypatch, vaes: dict[str, Tensor]) -> None:
+        self.session, self.host, self.patch, self.vaes = session, host, monkeypatch, vaes
+
+    def run(self, settings: PanelSettings, **more: Any) -> tuple[Tensor, str | None, Tensor]:
+        """`vaes`: what each pass's decoder returns, in [0, 1]."""
+        job = start(self.session, ["x"], settings, enable_hr=True, is_hr_pass=False, **more)
+        decoded = iter((self.vaes["first"], self.vaes["second"]))
+        self.patch.setattr(self.session, "_decode_with", lambda *a, **k: next(decoded)[None] * 2 - 1)
+        decode_batch(self.session, self.host, Z[:1])
+        job.is_hr_pass = True
+        second = decode_batch(self.session, self.host, Z[:1])[0] / 2 + 0.5
+        job.is_hr_pass = False
+        (done,) = self.session.finish_pictures(job, [second])
+        said = job.extra_generation_params[COLOR_KEY](all_prompts=job.all_prompts, index=0)
+        self.session.finish(job)
+        return done, said, second
+
+
+def test_a_pale_hires_vae_is_held_against_the_first_pass(session, host, monkeypatch):
+    good = pixels()
+    passes = {"first": good[:, ::2, ::2], "second": good * 0.7 + 0.15}
+    done, said, pale = Passes(session, host, monkeypatch, passes).run(
+        PanelSettings(True, "b", hires_vae="c", color="auto")
+    )
+    assert said == "washed out, held against the first pass; corrected"
+    assert (done - good).abs().mean() < 0.25 * (pale - good).abs().mean()
+    assert not session.last.first_passes
+
+
+def test_a_more_vivid_hires_vae_was_chosen_and_stays(session, host, monkeypatch):
+    passes = {"first": (pixels() * 0.85 + 0.08)[:, ::2, ::2], "second": pixels()}
+    done, said, second = Passes(session, host, monkeypatch, passes).run(
+        PanelSettings(True, "b", hires_vae="c", color="auto")
+    )
+    assert done is second and "first pass" not in (said or "")
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_shift_of_the_second_pass_by_the_same_vae(session, host, monkeypatch, sound: bool):
+    """Undone only where the first pass looks right by itself."""
+    good, shift = pixels(), torch.tensor([0.05, -0.04, 0.03])[:, None, None]
+    first = good if sound else good * 0.6 + 0.2
+    passes = {"first": first[:, ::2, ::2], "second": first * 0.9 + 0.05 + shift}
+    done, said, second = Passes(session, host, monkeypatch, passes).run(PanelSettings(True, "b", color="auto"))
+    if sound:
+        assert (done - good).abs().mean() < 0.25 * (second - good).abs().mean()
+    assert ("held against the first pass" in (said or "")) == sound
+
+
+def test_a_second_pass_that_agrees_with_the_first_stays_bit_for_bit(session, host, monkeypatch):
+    passes = {"first": pixels()[:, ::2, ::2], "second": pixels()}
+    for hires in ("same", "c"):
+        done, said, second = Passes(session, host, monkeypatch, passes).run(
+            PanelSettings(True, "b", hires_vae=hires, color="auto")
+        )
+        assert done is second and said is None
+
+
+def test_a_first_pass_of_a_vae_that_is_known_to_be_at_fault_is_not_gone_by(session, host, monkeypatch):
+    from vae_manager.color.faults import Fault
+
+    fault, sha256 = Fault("flat VAE", "washed out", "another"), sha256_of(host.folder / "VAE" / "b.safetensors")
+    known = lambda sha, problems=(): fault if sha == sha256 else None  # noqa: E731
+    monkeypatch.setattr("vae_manager.webui.session.vae_fault", known)
+    passes = {"first": pixels()[:, ::2, ::2] * 0.6 + 0.2, "second": pixels()}
+    done, said, second = Passes(session, host, monkeypatch, passes).run(
+        PanelSettings(True, "b", hires_vae="c", color="auto")
+    )
+    assert done is second and said is None
+
+
+def test_hires_colours_are_those_of_the_vae_that_decoded_the_second_pass(session, host, monkeypatch):
+    passes = {"first": pixels()[:, ::2, ::2], "second": pixels()}
+    Passes(session, host, monkeypatch, passes).run(PanelSettings(True, "b", hires_vae="c", color="auto"))
+    (key,) = json.loads((host.data_folder() / "colors.json").read_text())
+    assert key.endswith("c.safetensors")

@@ -22,6 +22,8 @@ from vae_manager.color.statistics import Statistics, statistics
 
 BLACK = 4 / 255
 
+REFERENCE = "the reference"
+
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
@@ -66,6 +68,7 @@ def diagnose(
     reference: Tensor | None = None,
     changed: Tensor | None = None,
     pool: Sequence[Statistics] = (),
+    called: str = REFERENCE,
 ) -> Diagnosis:
     """Diagnose one picture (3, H, W), gamma RGB in [0, 1].
 
@@ -75,16 +78,11 @@ def diagnose(
         reference: a picture of the same thing with the right colours, of any size.
         changed: (H, W), 1 where the picture was meant to differ from the reference.
         pool: statistics of pictures of the same checkpoint and VAE, oldest first; this one may be among them.
+        called: what the reference is, for the user.
     """
     seen = statistics(pixels)
-    if not seen.finite:
-        remedy = "decode again in bf16 or fp32"
-        return Diagnosis("nan", 1.0, "the picture holds NaN: the VAE cannot work in this precision", remedy=remedy)
-    if seen.ceilings[0] < BLACK:
-        remedy = "decode again in bf16 or fp32"
-        return Diagnosis(
-            "black", 1.0, "the picture is black: most likely the VAE failed in half precision", remedy=remedy
-        )
+    if broken := _broken(seen):
+        return broken
     score, blind_map = judge(seen)
     if fault is not None:
         pale = fault.sentence.startswith(WASHED_OUT)
@@ -97,21 +95,48 @@ def diagnose(
     if reference is not None:
         found = fit_reference(pixels, reference, changed)
         if found.matrix is not None:
-            return _by_reference(found.matrix, found.residual, score)
-        note = "; the reference shows something else and was not used"
+            return _by_reference(found.matrix, found.residual, score, called)
+        note = f"; {called} shows something else and was not used"
     own = different(pool)
     if len(own) >= MIN_VETO and (by_pool := _by_pool(own, score, note)) is not None:
         return by_pool
     return _by_picture(seen, score, blind_map, note)
 
 
-def _by_reference(matrix: Tensor, residual: float, score: float) -> Diagnosis:
+def match(
+    pixels: Tensor, reference: Tensor, changed: Tensor | None = None, called: str = REFERENCE
+) -> Diagnosis | None:
+    """The map to the colours of a reference, whatever else is known; None where it shows something else."""
+    seen = statistics(pixels)
+    if broken := _broken(seen):
+        return broken
+    found = fit_reference(pixels, reference, changed)
+    return None if found.matrix is None else _by_reference(found.matrix, found.residual, judge(seen)[0], called)
+
+
+def looks_fine(pixels: Tensor) -> bool:
+    """Whether a picture says by itself that nothing is wrong: not one of which nothing can be said."""
+    seen = statistics(pixels)
+    return not _broken(seen) and abstains(seen) is None and judge(seen)[0] < SURE[0]
+
+
+def _broken(seen: Statistics) -> Diagnosis | None:
+    remedy = "decode again in bf16 or fp32"
+    if not seen.finite:
+        return Diagnosis("nan", 1.0, "the picture holds NaN: the VAE cannot work in this precision", remedy=remedy)
+    if seen.ceilings[0] < BLACK:
+        reason = "the picture is black: most likely the VAE failed in half precision"
+        return Diagnosis("black", 1.0, reason, remedy=remedy)
+    return None
+
+
+def _by_reference(matrix: Tensor, residual: float, score: float, called: str) -> Diagnosis:
     confidence = 1 - 0.5 * residual / MAX_RESIDUAL
     if is_identity(matrix):
-        return Diagnosis("none", confidence, "its colours agree with the reference", score=score)
+        return Diagnosis("none", confidence, f"its colours agree with {called}", score=score)
     pale = _pale(matrix)
     looks = WASHED_OUT if pale else TOO_STRONG if _strong(matrix) else "colours shifted"
-    return Diagnosis("reference", confidence, f"{looks}, held against the reference", matrix, pale, score)
+    return Diagnosis("reference", confidence, f"{looks}, held against {called}", matrix, pale, score)
 
 
 def _by_pool(own: list[Statistics], score: float, note: str) -> Diagnosis | None:

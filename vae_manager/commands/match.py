@@ -157,6 +157,7 @@ def _document(checkpoint: Checkpoint, decision: Decision, matcher: Matcher) -> d
         "tiling": decision.tiling,
         "color": decision.color,
         "color_strength": decision.color_strength,
+        "adjust": asdict(decision.adjust) if decision.adjust else None,
         "encode_vae": _path(decision.encode),
         "hires_vae": _path(decision.hires),
         "baked_same_as": str(twin.path) if twin else None,
@@ -183,7 +184,7 @@ def _chosen(decision: Decision) -> str:
 def _story(checkpoint: Checkpoint, decision: Decision, document: dict[str, Any]) -> str:
     lines = [f"{checkpoint.name} ({family_title(checkpoint.family)}): {_chosen(decision)} — {document['reason']}"]
     lines += [f"  {row['step']:>10}  {row['outcome']:<11}  {row['detail']}" for row in document["trace"]]
-    for key in ("encode_vae", "hires_vae", "tiling", "color", "color_strength", "baked_same_as"):
+    for key in ("encode_vae", "hires_vae", "tiling", "color", "color_strength", "adjust", "baked_same_as"):
         if document[key] is not None:
             lines.append(f"  {key}: {document[key]}")
     lines += [f"! {sentence}" for sentence in document["warnings"]]

@@ -1,8 +1,9 @@
 """Say whether a VAE is damaged, and how: checkpoints that were merged often hold one that is.
 
-Two looks. The weights alone, in a second: numbers that are none, layers that are empty. And what the VAE does to
-pictures, in some more: a healthy one gives back what it was given. How it fails tells the kind of damage: pictures
-that come back paler (an affine map of slope below 1: the washed-out look), or that come back different.
+Two looks. The weights alone, in seconds: numbers that are none, layers that are empty, hold noise or were exchanged
+(`library.exchanged`). And what the VAE does to pictures, in some more: a healthy one gives back what it was given. How
+it fails tells the kind of damage: pictures that come back paler (an affine map of slope below 1: the washed-out look),
+or that come back different.
 
 Every problem is a clause without a full stop that begins with "it" or "its", as `VaeFileError` has them.
 """
@@ -23,6 +24,7 @@ from vae_manager.codec.build import build_kl
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.errors import VaeFileError
 from vae_manager.library.digest import Progress
+from vae_manager.library.exchanged import Profile, misplaced_layers, noise_layers, profile
 from vae_manager.library.files import VaeFile
 from vae_manager.library.layouts import detect_layout
 from vae_manager.library.probe import SIDE, bundled_pictures
@@ -66,20 +68,27 @@ def examine(
     """
     opened = open_tensors(file.path)
     layout = detect_layout(opened.header)
-    problems = weight_problems(_told(opened, layout.keys, progress))
+    problems = weight_problems(_told(opened, layout.keys, progress), thorough)
     if problems or not thorough or layout.name not in ("ldm", "diffusers"):
         return problems
     state, groups = load_kl_state(file, torch.float32)
     return trip_problems(round_trip(build_kl(state, groups)), family)
 
 
-def weight_problems(tensors: Iterable[tuple[str, Tensor]]) -> tuple[str, ...]:
-    """Weights that cannot be right, of (name, tensor) pairs. For each problem one tensor is named."""
+def weight_problems(tensors: Iterable[tuple[str, Tensor]], thorough: bool = True) -> tuple[str, ...]:
+    """Weights that cannot be right, of (canonical name, tensor) pairs. For each problem one tensor is named.
+
+    `thorough` False leaves out what rests on how training goes rather than on what numbers can be.
+    """
     found: dict[str, list[str]] = {}
+    profiles: dict[str, Profile] = {}
     for name, tensor in tensors:
         if problem := _problem(name, tensor):
             found.setdefault(problem, []).append(name)
-    return tuple(f"its tensor {names[0]!r}{_and_more(names)} {problem}" for problem, names in found.items())
+        elif (kept := profile(name, tensor, thorough)) is not None:
+            profiles[name] = kept
+    said = tuple(f"its tensor {names[0]!r}{_and_more(names)} {problem}" for problem, names in found.items())
+    return said or noise_layers(profiles) or (misplaced_layers(profiles) if thorough else ())
 
 
 @torch.no_grad()

@@ -413,7 +413,8 @@ def _with_settings(decision: Decision, job: _Job) -> Decision:
     def first(name: str) -> object:
         return next((value for source in sources if (value := getattr(source, name)) is not None), None)
 
-    return replace(decision, **{name: first(name) for name in ("tiling", "color", "color_strength")})
+    settings = {name: first(name) for name in ("tiling", "color", "color_strength")}
+    return replace(decision, **settings, adjust=job.preset.adjust if job.preset else None)
 
 
 def _matching(job: _Job, rules: Sequence[Rule]) -> Iterator[Rule]:

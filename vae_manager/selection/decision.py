@@ -16,6 +16,22 @@ STEPS = ("prompt", "panel", "job", "preset", "rules", "preference", "built-in", 
 
 
 @dataclass(frozen=True)
+class Adjust:
+    """Colours by hand. The defaults change nothing."""
+
+    contrast: float = 1.0
+    """Factor around mid-grey, 0.5 to 2."""
+    brightness: float = 0.0
+    """Added to every channel, whose range is 1; -0.5 to 0.5."""
+    saturation: float = 1.0
+    """Factor around luma, 0 to 2."""
+
+
+ADJUST_RANGES = {"contrast": (0.5, 2.0), "brightness": (-0.5, 0.5), "saturation": (0.0, 2.0)}
+"""What may be asked for by hand: least and most, by the field of `Adjust`."""
+
+
+@dataclass(frozen=True)
 class Step:
     """One step of the precedence, in the order it was asked."""
 
@@ -59,5 +75,7 @@ class Decision:
     tiling: str | None = None
     """A preset's or a rule's decode mode: 'auto', 'exact', 'whole' or 'host'; None where nobody said."""
     color: str | None = None
-    """A preset's or a rule's colour mode: 'off', 'auto' or 'match'; None where nobody said."""
+    """A preset's or a rule's colour mode: 'off', 'auto', 'match', or a preset's 'manual'; None where nobody said."""
     color_strength: float | None = None
+    adjust: Adjust | None = None
+    """A preset's values for 'manual'."""

@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vae_manager.errors import BadInputError
-from vae_manager.selection.decision import AUTOMATIC, SAME
+from vae_manager.selection.decision import ADJUST_RANGES, AUTOMATIC, SAME, Adjust
 from vae_manager.selection.rules import COLOR, MAX_TEXT, TILING
 
 log = logging.getLogger("vae_manager")
+
+PRESET_COLOR = (*COLOR, "manual")
+"""A rule is for many checkpoints; values by hand are for one."""
 
 VERSION = 1
 MAX_BYTES = 64 << 20
@@ -41,6 +44,8 @@ class Preset:
     tiling: str | None = None
     color: str | None = None
     color_strength: float | None = None
+    adjust: Adjust | None = None
+    """For the colour mode 'manual'."""
     remembered: bool = False
     """Written by "remember what I use", not saved by the user: never replaces one that was saved."""
 
@@ -108,17 +113,27 @@ def read_owner(value: Any) -> Owner | None:
 
 def _preset(entry: Mapping[str, Any]) -> Preset:
     """What an entry says; a field that makes no sense counts as left open."""
-    strength = entry.get("color_strength")
-    valid = isinstance(strength, (int, float)) and not isinstance(strength, bool) and 0 <= strength <= 1
     return Preset(
         _wish(entry.get("vae"), AUTOMATIC),
         _wish(entry.get("encode_vae"), SAME),
         _wish(entry.get("hires_vae"), SAME),
         _one_of(entry.get("tiling"), TILING),
-        _one_of(entry.get("color"), COLOR),
-        float(strength) if valid and strength is not None else None,
+        _one_of(entry.get("color"), PRESET_COLOR),
+        _number(entry.get("color_strength"), 0, 1),
+        _adjust(entry),
         entry.get("remembered") is True,
     )
+
+
+def _adjust(entry: Mapping[str, Any]) -> Adjust | None:
+    numbers = {key: _number(entry.get(key), *ADJUST_RANGES[key]) for key in ADJUST_RANGES}
+    found = {key: number for key, number in numbers.items() if number is not None}
+    return Adjust(**found) if found else None
+
+
+def _number(value: Any, least: float, most: float) -> float | None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number and least <= value <= most else None
 
 
 def _wish(value: Any, default: str) -> VaeWish:
@@ -148,4 +163,5 @@ def entry_of(owner: Owner, preset: Preset) -> dict[str, Any]:
     for key in ("tiling", "color", "color_strength"):
         if (value := getattr(preset, key)) is not None:
             entry[key] = value
+    entry |= asdict(preset.adjust) if preset.adjust else {}
     return {**entry, "remembered": True} if preset.remembered else entry

@@ -17,7 +17,13 @@ def told(preset: Preset) -> str:
     for name in ("tiling", "color", "color_strength"):
         if (value := getattr(preset, name)) is not None:
             parts.append(f"{name} {value}")
+    parts += by_hand(preset)
     return ", ".join(parts) + (" (remembered)" if preset.remembered else "")
+
+
+def by_hand(preset: Preset) -> list[str]:
+    """The colour values that were set by hand, one text each."""
+    return [f"{name} {value:g}" for name, value in vars(preset.adjust).items()] if preset.adjust else []
 
 
 def many(count: int) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from vae_manager.color.correct import correct
-from vae_manager.color.diagnose import Diagnosis, diagnose
+from vae_manager.color.diagnose import Diagnosis, diagnose, looks_fine, match
 from vae_manager.color.drift import hold
 from vae_manager.color.faults import Fault, examined_fault, known_fault, scale_fault
+from vae_manager.color.matrix import adjustment
 from vae_manager.color.session import ColorSession
 from vae_manager.color.statistics import statistics
 from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.known import by_sha256
+from vae_manager.selection.decision import Adjust
 from vae_manager.storage import read_json, update_json
 
 log = logging.getLogger("vae_manager")
@@ -42,6 +44,51 @@ class Made:
     vae: Version
     """The VAE file's version, or the checkpoint's own where the baked one decoded."""
     fault: Fault | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Wish:
+    """What a job asks for."""
+
+    mode: str
+    """'off', 'auto', 'match' or 'manual'."""
+    strength: float = 1.0
+    adjust: Adjust = field(default_factory=Adjust)
+    """What 'manual' does."""
+    picture: Image.Image | None = None
+    """What 'match' goes by; None: the picture that img2img began with."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A picture of the same thing with the right colours."""
+
+    pixels: Tensor
+    """(3, H, W) float in [0, 1]."""
+    changed: Tensor | None = None
+    """(H, W), 1 where the job was to paint anew."""
+    called: str = "the picture that it began with"
+
+
+@dataclass(frozen=True, eq=False)
+class FirstPass:
+    """What hires fix began with."""
+
+    pixels: Tensor
+    """(3, h, w) half precision in [0, 1], in main memory."""
+    made: Made
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A picture on its way out."""
+
+    pixels: Tensor
+    """The very same object where nothing was done."""
+    said: str | None = None
+    """For the infotext: what was found and done."""
+    warning: str | None = None
+    """Why what was asked for was not done."""
 
 
 class Colors:
@@ -77,48 +124,76 @@ class Colors:
         update_json(self._calibrations, change)
 
     def finish(
-        self, picture: Tensor, made: Made, mode: str, strength: float, p: Any, index: int
-    ) -> tuple[Tensor, Diagnosis | None]:
+        self, picture: Tensor, made: Made, wish: Wish, p: Any, index: int, first: FirstPass | None = None
+    ) -> Finished:
         """Diagnose and correct one picture.
 
         Args:
             picture: (3, H, W) float in [0, 1].
-            mode: 'auto' or 'match' (only against the picture that img2img began with).
             p: the job, for the picture it began with.
             index: the picture's place in the batch.
-
-        Returns:
-            the picture, the very same object where nothing was done, and what was found.
+            first: what hires fix made before, where it was decoded.
         """
-        reference = reference_of(p, picture, index)
-        if mode == "match":
+        if wish.mode == "manual":
+            by_hand = adjustment(wish.adjust.contrast, wish.adjust.brightness, wish.adjust.saturation)
+            return Finished(correct(picture, by_hand, wish.strength).to(picture.dtype))
+        began = reference_of(p, picture, index)
+        if wish.mode == "match":
+            return _matched(picture, wish, began)
+        found = self._diagnosed(picture, made, began, first)
+        return Finished(_held(_corrected(picture, found, wish), began), said_of(found))
+
+    def _diagnosed(self, picture: Tensor, made: Made, began: Reference | None, first: FirstPass | None) -> Diagnosis:
+        pool = self.session.add(made.checkpoint, made.vae, statistics(picture))
+        calibration = self.calibration(made)
+
+        def by(reference: Reference | None) -> Diagnosis:
             if reference is None:
-                return picture, None
-            found = diagnose(picture, reference=reference.pixels, changed=reference.changed)
-        else:
-            pool = self.session.add(made.checkpoint, made.vae, statistics(picture))
-            found = diagnose(
-                picture,
-                made.fault,
-                self.calibration(made),
-                reference.pixels if reference else None,
-                reference.changed if reference else None,
-                pool,
-            )
-        done = correct(picture, found.matrix, strength).to(picture.dtype) if found.corrects else picture
-        if reference is not None:  # a round trip through a VAE loses a little; ten of them show
-            done = hold(done, reference.pixels, reference.changed).to(picture.dtype)
-        return done, found
+                return diagnose(picture, made.fault, calibration, pool=pool)
+            pixels, changed, called = reference.pixels, reference.changed, reference.called
+            return diagnose(picture, made.fault, calibration, pixels, changed, pool, called)
+
+        if began is not None or first is None or not self._trusted(first, made):
+            return by(began)
+        found = by(Reference(first.pixels.to(picture), called="the first pass"))
+        # another VAE for the hires pass is a wish: that it is more vivid is no fault of it, that it is pale is
+        chosen = first.made.vae != made.vae and found.cause == "reference" and not found.washed_out
+        return by(None) if chosen else found
+
+    def _trusted(self, first: FirstPass, made: Made) -> bool:
+        """Whether the first pass has colours to go by.
+
+        Not where its VAE is known to be at fault, or calibrated because it is; nor, where the same VAE made both,
+        unless the first pass looks right by itself; nor where another checkpoint was to paint the second.
+        """
+        if first.made.checkpoint != made.checkpoint or first.made.fault or self.calibration(first.made) is not None:
+            return False
+        return first.made.vae != made.vae or looks_fine(first.pixels.float())
 
 
-@dataclass(frozen=True)
-class Reference:
-    """A picture of the same thing with the right colours."""
+def _matched(picture: Tensor, wish: Wish, began: Reference | None) -> Finished:
+    """Against the picture that was given, or the one that the job began with, and nothing else."""
+    reference = began
+    if wish.picture is not None:
+        given = torch.from_numpy(np.array(wish.picture)).permute(2, 0, 1).float() / 255
+        reference = Reference(given, called="the reference picture")
+    if reference is None:
+        return Finished(picture, warning="Colour is on 'match', but there is no picture to match; nothing was changed.")
+    found = match(picture, reference.pixels, reference.changed, reference.called)
+    if found is None:
+        other = f"{reference.called} shows something else, or in another shape"
+        return Finished(picture, warning=f"Colour: {other}; nothing was changed.")
+    done = _corrected(picture, found, wish)
+    return Finished(_held(done, began) if reference is began else done, said_of(found))
 
-    pixels: Tensor
-    """(3, H, W) float in [0, 1]."""
-    changed: Tensor | None
-    """(H, W), 1 where the job was to paint anew."""
+
+def _corrected(picture: Tensor, found: Diagnosis, wish: Wish) -> Tensor:
+    return correct(picture, found.matrix, wish.strength).to(picture.dtype) if found.corrects else picture
+
+
+def _held(picture: Tensor, began: Reference | None) -> Tensor:
+    """A round trip through a VAE loses a little; ten of them show."""
+    return picture if began is None else hold(picture, began.pixels, began.changed).to(picture.dtype)
 
 
 def reference_of(p: Any, picture: Tensor, index: int) -> Reference | None:

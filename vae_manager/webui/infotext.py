@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from urllib.parse import unquote
 
 from vae_manager.library.files import VaeFile
-from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME
+from vae_manager.selection.decision import ADJUST_RANGES, AUTOMATIC, BAKED, SAME
 from vae_manager.webui.settings import COLOR, DECODE
 
 KEY = "VAE Manager"
@@ -36,6 +36,9 @@ class Recorded:
     decode: str = "auto"
     color: str = "off"
     color_strength: str = "1"
+    contrast: str = "1"
+    brightness: str = "0"
+    saturation: str = "1"
 
 
 def write(recorded: Recorded) -> str | None:
@@ -70,6 +73,13 @@ def choice_for(recorded: Recorded, files: Sequence[VaeFile], known_hash: Callabl
     return recorded.vae
 
 
+def _within(key: str) -> Callable[[str], bool]:
+    """Whether a text is a number in the range of a value by hand."""
+    least, most = ADJUST_RANGES[key]
+    number = re.compile(r"-?\d(\.\d{1,6})?").fullmatch
+    return lambda text: bool(number(text)) and least <= float(text) <= most
+
+
 _UNDERSTOOD: dict[str, Callable[[str], object]] = {
     "vae": bool,
     "hash": re.compile(r"[0-9a-fA-F]{10,64}").fullmatch,
@@ -78,6 +88,7 @@ _UNDERSTOOD: dict[str, Callable[[str], object]] = {
     "decode": DECODE.__contains__,
     "color": COLOR.__contains__,
     "color_strength": re.compile(r"0(\.\d{1,6})?|1(\.0*)?").fullmatch,
+    **{key: _within(key) for key in ADJUST_RANGES},
 }
 """What may stand behind each key: an infotext may come from anybody."""
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vae_manager.library.files import VaeFile
-from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision, Part
+from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Adjust, Decision, Part
 from vae_manager.selection.prompt_tags import Tagged, refuse_vae_tag, take_vae_tag
 from vae_manager.webui.chooser import Asked
 from vae_manager.webui.coder import Watch
+from vae_manager.webui.coloring import FirstPass, Made, Wish
 from vae_manager.webui.infotext import SHORT_HASH, Recorded
 
 Name = str | None
@@ -80,6 +81,10 @@ class Job:
     """The VAE file that the host itself has loaded into that model."""
     has_baked: dict[Path, bool] = field(default_factory=dict)
     """By checkpoint: whether the host's first stage holds the VAE that is baked in."""
+    made: dict[int, Made] = field(default_factory=dict)
+    """What decoded a picture last, by its place in the job: in hires fix, what decoded the second pass."""
+    first_passes: dict[int, FirstPass] = field(default_factory=dict)
+    """What hires fix goes on with, until the picture is finished."""
     colors: dict[int, str] = field(default_factory=dict)
     """What was found wrong with a picture's colours, by its place in the job."""
     warnings: list[str] = field(default_factory=list)
@@ -93,13 +98,13 @@ class Job:
         return (self.decision.tiling or chosen) if chosen == "auto" else chosen
 
     @property
-    def color(self) -> tuple[str, float]:
-        """The colour mode and its strength, likewise."""
-        settings = self.asked.settings
-        if settings.color != "off" or self.decision.color is None:
-            return settings.color, settings.color_strength
-        strength = self.decision.color_strength
-        return self.decision.color, settings.color_strength if strength is None else strength
+    def color(self) -> Wish:
+        """What is to be done about colours, likewise."""
+        settings, decision = self.asked.settings, self.decision
+        if settings.color != "off" or decision.color is None:
+            return Wish(settings.color, settings.color_strength, settings.adjust, settings.reference)
+        strength = settings.color_strength if decision.color_strength is None else decision.color_strength
+        return Wish(decision.color, strength, decision.adjust or Adjust())
 
     def choice(self, part: str, picture: int, hires_pass: bool, decide: Callable[[Name], Decision]) -> Decision | Part:
         """Which VAE one picture is decoded or encoded with in one pass.
@@ -141,13 +146,15 @@ class Job:
 
     def recorded(self, decision: Decision) -> Recorded:
         """What the infotext says of a picture with this decision."""
-        color, strength = self.color
+        color = self.color
+        by_hand = vars(color.adjust) if color.mode == "manual" else {}
         settings = Recorded(
             encode_vae=_named(decision.encode) or SAME,
             hires_vae=_named(decision.hires) or SAME,
             decode=self.mode,
-            color=color,
-            color_strength=f"{strength:g}" if color != "off" else "1",
+            color=color.mode,
+            color_strength=f"{color.strength:g}" if color.mode != "off" else "1",
+            **{name: f"{round(value, 4):g}" for name, value in by_hand.items()},
         )
         if decision.kind == "file" and decision.vae:
             return replace(settings, vae=decision.vae.name, hash=self.short_hash(decision.vae.path))

@@ -9,7 +9,7 @@ from pathlib import Path
 from vae_manager.errors import BadInputError
 from vae_manager.selection.decision import SAME
 from vae_manager.selection.preset_file import Owner, Preset, VaeWish
-from vae_manager.selection.preset_text import NONE_KEPT, many, taken_over
+from vae_manager.selection.preset_text import NONE_KEPT, by_hand, many, taken_over
 from vae_manager.selection.presets import Presets
 from vae_manager.webui.trace import table
 
@@ -82,6 +82,6 @@ def _row(owner: Owner, preset: Preset) -> tuple[str, ...]:
         part(preset.encode_vae),
         part(preset.hires_vae),
         preset.tiling or "",
-        color,
+        " ".join([color, *by_hand(preset)]).strip(),
         "remembered" if preset.remembered else "",
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import gradio as gr
 
-from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Step
+from vae_manager.selection.decision import ADJUST_RANGES, AUTOMATIC, BAKED, SAME, Adjust, Step
 from vae_manager.selection.presets import Presets
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.preset_list import build_preset_list
@@ -33,6 +33,10 @@ class Panel:
     decode: Any
     color: Any
     color_strength: Any
+    contrast: Any
+    brightness: Any
+    saturation: Any
+    reference: Any
 
     def arguments(self) -> list[Any]:
         return list(vars(self).values())
@@ -103,6 +107,14 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
             decode = gr.Radio(list(DECODE), value="auto", label="Decode", elem_id=named("decode"))
             color = gr.Radio(list(COLOR), value="off", label="Colour", elem_id=named("color"))
             strength = gr.Slider(0, 1, 1.0, step=0.05, label="Colour strength", elem_id=named("color_strength"))
+        with gr.Row(visible=False) as by_hand:
+            contrast, brightness, saturation = (
+                gr.Slider(*ADJUST_RANGES[key], getattr(Adjust, key), step=0.01, label=key.title(), elem_id=named(key))
+                for key in ADJUST_RANGES
+            )
+        with gr.Row(visible=False) as to_match:
+            label = "Picture to match (none: the one that img2img begins with)"
+            picture = gr.Image(type="pil", label=label, height=200, elem_id=named("match"))
         with gr.Row():
             save = gr.Button("Save for this checkpoint", size="sm", elem_id=named("save"))
             forget = gr.Button("Forget what is saved", size="sm", elem_id=named("forget"))
@@ -110,7 +122,9 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
             reference = vae_list(BAKED, "Reference VAE for colours", "reference")
             calibrate = gr.Button("Calibrate colours", size="sm", elem_id=named("calibrate"))
         kept = build_preset_list(tab, parts.tool_button, actions.presets)
-    panel = Panel(enabled, vae, encode_vae, hires_vae, decode, color, strength)
+    panel = Panel(
+        enabled, vae, encode_vae, hires_vae, decode, color, strength, contrast, brightness, saturation, picture
+    )
     for component in (*panel.arguments()[1:], refresh, about, save, forget, reference, calibrate, *kept.components):
         component.do_not_save_to_config = True  # the list of files changes; a saved value would go stale
 
@@ -121,6 +135,12 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
 
     vae.change(chosen, [vae], [about], show_progress="hidden")
     refresh.click(refreshed, [vae], [vae, encode_vae, hires_vae, reference, about], show_progress="hidden")
+    color.change(
+        lambda mode: [gr.update(visible=mode == "manual"), gr.update(visible=mode == "match")],
+        [color],
+        [by_hand, to_match],
+        show_progress="hidden",
+    )
     settings = panel.arguments()
 
     def button(pressed: Any, does: Callable[..., str], inputs: Sequence[Any], **how: Any) -> Any:

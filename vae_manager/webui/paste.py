@@ -44,6 +44,9 @@ def fields(panel: Panel, session: Session) -> list[tuple[Any, PasteKey]]:
         (panel.decode, key("decode", lambda recorded: recorded.decode)),
         (panel.color, key("color", lambda recorded: recorded.color)),
         (panel.color_strength, key("color strength", lambda recorded: float(recorded.color_strength))),
+        (panel.contrast, key("contrast", lambda recorded: float(recorded.contrast))),
+        (panel.brightness, key("brightness", lambda recorded: float(recorded.brightness))),
+        (panel.saturation, key("saturation", lambda recorded: float(recorded.saturation))),
     ]
 
 

@@ -24,6 +24,7 @@ def preset_of(settings: PanelSettings, session: Session) -> Preset:
         settings.decode if settings.decode != "auto" else None,
         settings.color if settings.color != "off" else None,
         settings.color_strength if settings.color != "off" else None,
+        settings.adjust if settings.color == "manual" else None,
     )
 
 

@@ -32,7 +32,7 @@ def record(host: Host, p: Any, job: Job, decisions: Mapping[Name, Decision], aga
     line = said(lambda decision: write(job.recorded(decision)))
     if line is not None:
         p.extra_generation_params[KEY] = line
-    if job.color[0] != "off":
+    if job.color.mode in ("auto", "match"):
         p.extra_generation_params[COLOR_KEY] = lambda **known: job.colors.get(_picture(p, known))
     claims = any(job.recorded(decision).vae != AUTOMATIC for decision in decisions.values())
     if not claims and not again and not (job.own and job.hashes.get(job.own)):

@@ -31,7 +31,7 @@ from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.preset_file import Preset, VaeWish
 from vae_manager.webui import coder
 from vae_manager.webui.chooser import Asked, Chooser
-from vae_manager.webui.coloring import Colors, Made, rescaled, said_of, vae_fault
+from vae_manager.webui.coloring import Colors, FirstPass, Made, rescaled, vae_fault
 from vae_manager.webui.describe import describe_decision
 from vae_manager.webui.first_stage import FirstStage
 from vae_manager.webui.hosts.base import Guards, Host
@@ -168,6 +168,7 @@ class Session:
             if job is None:
                 return
             del p.vae_manager_job
+            job.first_passes.clear()
             self._job, self._batch = None, None
             self._undo(job)
             self.release()
@@ -373,19 +374,25 @@ class Session:
             log.warning("What was used with %s could not be remembered: %s", checkpoint.name, error)
 
     def _finished(self, p: Any, job: Job, picture: Tensor, index: int) -> Tensor:
-        mode, strength = job.color
-        done = picture
-        if mode != "off" and not vars(p).get("_ad_inner"):  # ADetailer's parts are pasted into a finished whole
-            made = self._made_by(p, job, first_picture(p) + index)
-            done, found = self.colors.finish(picture, made, mode, strength, p, index)
-            if said := said_of(found):
-                job.colors[first_picture(p) + index] = said
-                log.info("Picture %d: %s", first_picture(p) + index + 1, said)
+        done, place = picture, first_picture(p) + index
+        if self._colors(p, job):
+            made = job.made.get(place) or self._made_by(job, self._choice(p, job, "decode", place))
+            found = self.colors.finish(picture, made, job.color, p, index, job.first_passes.pop(place, None))
+            done = found.pixels
+            if found.warning:
+                job.watch.warn(found.warning)
+            if found.said:
+                job.colors[place] = found.said
+                log.info("Picture %d: %s", place + 1, found.said)
         return rounded(done) if job.watch.streamed or done is not picture else picture
 
-    def _made_by(self, p: Any, job: Job, picture: int) -> Made:
+    @staticmethod
+    def _colors(p: Any, job: Job) -> bool:
+        """Whether colours are looked at: ADetailer's parts are pasted into a finished whole."""
+        return job.color.mode != "off" and not vars(p).get("_ad_inner")
+
+    def _made_by(self, job: Job, choice: Decision | Part) -> Made:
         checkpoint = vae_file(self.host.checkpoint(self.host.current_model()))
-        choice = self._choice(p, job, "decode", picture)
         own = vae_file(job.own) if choice.kind == "host" and job.own else None
         vae = choice.vae or own or checkpoint
         problems = self.chooser.facts.health(vae)  # as far as it was looked at in the background
@@ -497,14 +504,32 @@ class Session:
             try:
                 self._keep(p, z)
                 z = self._scaled_right(job, z)
-                choices = [self._choice(p, job, "decode", picture) for picture in self._pictures(p, z.shape[0])]
+                pictures = self._pictures(p, z.shape[0])
+                choices = [self._choice(p, job, "decode", picture) for picture in pictures]
             except Exception as error:
                 self._own_from_here(job, error)
                 return inner(z, *args, **kwargs)
             if all(_same(choice, choices[0]) for choice in choices):
-                return self._decode_with(job, choices[0], inner, z, *args, **kwargs)
-            rows = [self._decode_with(job, c, inner, z[i : i + 1], *args, **kwargs) for i, c in enumerate(choices)]
-            return torch.cat(rows)
+                found = self._decode_with(job, choices[0], inner, z, *args, **kwargs)
+            else:
+                rows = [self._decode_with(job, c, inner, z[i : i + 1], *args, **kwargs) for i, c in enumerate(choices)]
+                found = torch.cat(rows)
+            self._note(p, job, pictures, choices, found)
+            return found
+
+    def _note(self, p: Any, job: Job, pictures: list[int], choices: list[Decision | Part], found: Any) -> None:
+        """Remember what decoded the pictures of this batch, and the first pass of hires fix, for their colours."""
+        if self._batch is None or self._batch[0] != threading.get_ident() or not self._colors(p, job):
+            return  # a preview; or nobody will ask
+        first = bool(getattr(p, "enable_hr", False)) and not getattr(p, "is_hr_pass", True)
+        try:
+            for row, (picture, choice) in enumerate(zip(pictures, choices, strict=True)):
+                made = job.made[picture] = self._made_by(job, choice)
+                if first and job.color.mode == "auto" and not job.watch.tiler:  # another tiler hands over tiles
+                    pixels = (found[row].detach().float() / 2 + 0.5).clamp(0, 1).to("cpu", torch.float16)
+                    job.first_passes[picture] = FirstPass(pixels, made)
+        except Exception:
+            log.exception("VAE Manager could not note what decoded a picture; its colours are judged without that")
 
     def _keep(self, p: Any, z: Tensor) -> None:
         """Keep a latent for calibrating."""
@@ -525,7 +550,7 @@ class Session:
     def _scaled_right(self, job: Job, z: Tensor) -> Tensor:
         """Unscaled latents as the family's models mean them, where the host divides by another family's number."""
         model, stage = self.host.current_model(), self.stage.module
-        if job.color[0] == "off" or stage is None:
+        if job.color.mode == "off" or stage is None:
             return z
         found = rescaled(self.host.scale_factor(model, stage), self._family())
         if found is None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
-from vae_manager.selection.decision import AUTOMATIC, SAME
+from PIL import Image
+
+from vae_manager.errors import BadInputError
+from vae_manager.selection.decision import ADJUST_RANGES, AUTOMATIC, SAME, Adjust
+from vae_manager.webui.reference import read_reference
 
 DECODE = ("auto", "exact", "whole", "host")
 """auto: the WebUI's own whole decode where it fits comfortably, and the exact one where not. exact: streamed. whole:
 in one piece, whatever memory it takes. host: the WebUI's own way, tiled or not, without our touching it."""
 
-COLOR = ("off", "auto", "match")
+COLOR = ("off", "auto", "match", "manual")
+"""auto: diagnosed, and corrected as far as the evidence goes. match: held against the reference picture, or the one
+that img2img began with, and nothing else. manual: contrast, brightness and saturation by hand."""
+
+RANGES = {"color_strength": (0.0, 1.0), **ADJUST_RANGES}
+"""Least and most of the numbers."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +37,19 @@ class PanelSettings:
     """One of `COLOR`."""
     color_strength: float = 1.0
     """0 to 1."""
+    contrast: float = Adjust.contrast
+    """This and the next two are for the colour mode 'manual', in the ranges of `ADJUST_RANGES`."""
+    brightness: float = Adjust.brightness
+    saturation: float = Adjust.saturation
+    reference: Image.Image | None = field(default=None, compare=False)
+    """For the colour mode 'match'. In the API: a picture's file in base64."""
     warnings: tuple[str, ...] = ()
     """What could not be understood: one sentence each."""
+
+    @property
+    def adjust(self) -> Adjust:
+        """What 'manual' does."""
+        return Adjust(self.contrast, self.brightness, self.saturation)
 
 
 NAMES = tuple(field.name for field in fields(PanelSettings) if field.name != "warnings")
@@ -61,25 +81,34 @@ def _from_mapping(values: Mapping[object, object]) -> PanelSettings:
         if key not in NAMES:
             warnings.append(f"VAE Manager does not know the argument {str(key)!r:.60}; it knows {', '.join(NAMES)}.")
             continue
-        problem = _problem(str(key), value)
-        if problem:
-            warnings.append(problem)
-        elif value != "":
-            found = replace(found, **{str(key): float(value) if key == "color_strength" else value})  # type: ignore[arg-type]
+        try:
+            if key == "reference":
+                found = replace(found, reference=read_reference(value))
+            elif value != "":
+                found = replace(found, **{str(key): _checked(str(key), value)})  # type: ignore[arg-type]
+        except BadInputError as error:
+            warnings.append(str(error))
     return replace(found, warnings=tuple(warnings))
 
 
-def _problem(key: str, value: object) -> str | None:
-    """What is wrong with one argument; its default is taken then."""
+def _checked(key: str, value: object) -> str | float:
+    """One argument's value.
+
+    Raises:
+        BadInputError: it makes no sense; its default is taken then.
+    """
     default = getattr(PanelSettings, key)
-    if key == "color_strength":
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
-        return (
-            None if number else f"color_strength must be a number from 0 to 1, not {value!r:.40}; {default} was taken."
+    if key in RANGES:
+        least, most = RANGES[key]
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most:
+            return float(value)
+        raise BadInputError(
+            f"{key} must be a number from {least:g} to {most:g}, not {value!r:.40}; {default:g} was taken."
         )
     if not isinstance(value, str):
-        return f"The argument {key} must be a text, not {type(value).__name__}; {default} was taken."
+        raise BadInputError(f"The argument {key} must be a text, not {type(value).__name__}; {default} was taken.")
     choices = {"decode": DECODE, "color": COLOR}.get(key)
     if choices and value not in choices:
-        return f"{key} must be {', '.join(choices[:-1])} or {choices[-1]}, not {value!r:.40}; {default} was taken."
-    return None
+        known = f"{', '.join(choices[:-1])} or {choices[-1]}"
+        raise BadInputError(f"{key} must be {known}, not {value!r:.40}; {default} was taken.")
+    return value

@@ -21,6 +21,12 @@ class Faults(scripts.Script):
     def before_process(self, p, mode="", *args):
         if mode.startswith("prompts:"):  # several prompts in one batch, as wildcard extensions make them
             p.prompt = mode.removeprefix("prompts:").split("|")
+        if mode == "color":
+            session().colors.finish = lambda *args: 1 / 0
+
+    def postprocess(self, p, processed, mode="", *args):
+        if mode == "color":
+            del session().colors.finish
 
     def process_batch(self, p, mode="", **kwargs):
         if mode == "interrupt":
