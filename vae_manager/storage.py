@@ -30,8 +30,11 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         log.warning("%s cannot be read (%s); going on without it", path, error.strerror)
     except ValueError:
-        with contextlib.suppress(OSError), _locked(path):
-            return _load_or_set_aside(path)  # another process may have mended it meanwhile
+        try:
+            with _locked(path):
+                return _load_or_set_aside(path)  # another process may have mended it meanwhile
+        except OSError as error:
+            log.warning("%s is damaged and could not be set aside (%s)", path, error.strerror)
     return None
 
 
@@ -64,7 +67,19 @@ def _load_or_set_aside(path: Path) -> Any:
     try:
         return _load(path)
     except ValueError:
-        return _set_aside(path)
+        set_aside(path, "was damaged")
+        return None
+
+
+def set_aside(path: Path, what: str) -> None:
+    """Keep a file that cannot be used under another name. For the `change` of an `update_json`, under its lock.
+
+    Raises:
+        OSError: it cannot be renamed; then nothing may be written in its place.
+    """
+    kept = path.with_name(f"{path.name}.unreadable-{time.time_ns()}")
+    os.replace(path, kept)
+    log.warning("%s %s; it is kept as %s and a new one is begun", path, what, kept.name)
 
 
 def _write(path: Path, text: str) -> None:
@@ -79,15 +94,6 @@ def _write(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-
-
-def _set_aside(path: Path) -> None:
-    kept = path.with_name(f"{path.name}.unreadable-{time.time_ns()}")
-    try:
-        os.replace(path, kept)
-        log.warning("%s was damaged; it is kept as %s and a new one is begun", path, kept.name)
-    except OSError as error:
-        log.warning("%s is damaged and could not be set aside (%s)", path, error.strerror)
 
 
 @contextlib.contextmanager

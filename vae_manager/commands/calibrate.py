@@ -54,9 +54,7 @@ def bake(args: argparse.Namespace) -> Result:
         folded = _fold_encoder(folded, matrix)
         inside, border = _encoder_errors(state, folded, matrix, groups)
         errors |= {"encoder_max_error": inside, "encoder_border_error": border}
-    metadata = {"format": "pt", "norm_num_groups": str(groups), **_scale(identify(source))}
-    metadata |= _provenance(source, matrix, args.encoder)
-    save_vae(output, folded, metadata)
+    save_vae(output, folded, groups, identify(source), _provenance(source, matrix, args.encoder))
     document = {"output": str(output), "matrix": rows(matrix), **errors}
     return Result(document, f"Wrote {output}; largest error {errors['max_error']:.1e}.\n{_matrix_text(matrix)}")
 
@@ -143,12 +141,6 @@ def _encoder_errors(
     inside = difference[:, :, 1:-1, 1:-1].max()
     difference[:, :, 1:-1, 1:-1] = 0
     return float(inside), float(difference.max())
-
-
-def _scale(found: Identity) -> dict[str, str]:
-    if found.scale_factor is None:
-        return {}
-    return {"scale_factor": str(found.scale_factor), "shift_factor": str(found.shift_factor or 0.0)}
 
 
 def _provenance(source: VaeFile, matrix: Tensor, encoder: bool) -> dict[str, str]:

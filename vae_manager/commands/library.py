@@ -72,17 +72,10 @@ def convert(args: argparse.Namespace) -> Result:
     if args.layout == "diffusers":
         levels = 1 + max(int(m.group(1)) for name in state if (m := re.match(r"decoder\.up\.(\d+)\.", name)))
         state = {to_diffusers(name, levels): as_matrix(name, tensor) for name, tensor in state.items()}
-    save_vae(output, state, {"format": "pt", "norm_num_groups": str(groups), **_scale(source)})
+    found = quick_report(source, HashCache(None))
+    save_vae(output, state, groups, None if isinstance(found, VaeFileError) else found.identity)
     document = {"output": str(output), "tensors": len(state), "bytes": output.stat().st_size}
     return Result(document, f"Wrote {output} ({len(state)} tensors, {megabytes(document['bytes'])}).")
-
-
-def _scale(source) -> dict[str, str]:
-    """Scale and shift that the source's metadata or family give: they belong to the weights."""
-    found = quick_report(source, HashCache(None))
-    if isinstance(found, VaeFileError) or found.identity.scale_factor is None:
-        return {}
-    return {"scale_factor": str(found.identity.scale_factor), "shift_factor": str(found.identity.shift_factor or 0.0)}
 
 
 def _plain(value: object) -> str:

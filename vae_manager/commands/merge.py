@@ -28,8 +28,9 @@ def merge(args: argparse.Namespace) -> Result:
     states = [_load(file) for file in sources]
     merged = merge_states(states[0], states[1], args.alpha)
     family = _one_family(reports)
-    groups = states[0].norm_groups
-    save_vae(output, merged, {"format": "pt", "norm_num_groups": str(groups), **_meaning(reports, family, args.alpha)})
+    facts = FAMILIES.get(family)
+    scaled = facts if facts and facts.scale_factor is not None else reports[0].identity
+    save_vae(output, merged, states[0].norm_groups, scaled, _origin(reports, args.alpha))
     document = {
         "output": str(output),
         "alpha": args.alpha,
@@ -82,16 +83,10 @@ def _family(found: Report) -> str:
     return "unknown" if family == UNSURE else family
 
 
-def _meaning(reports: list[Report], family: str, alpha: float) -> dict[str, str]:
-    """The file's metadata: the scale that belongs to the weights, and where they come from."""
+def _origin(reports: list[Report], alpha: float) -> dict[str, str]:
+    """For the file's metadata: where its weights come from."""
     parts = [
         {"name": found.file.path.name, "sha256": found.sha256, "weight": weight}
         for found, weight in zip(reports, (1 - alpha, alpha), strict=True)
     ]
-    meaning = {"vae_manager.version": __version__, "vae_manager.merged_from": json.dumps(parts)}
-    own = reports[0].identity
-    if family in FAMILIES and FAMILIES[family].scale_factor is not None:
-        own = FAMILIES[family]
-    if own.scale_factor is not None:
-        meaning |= {"scale_factor": str(own.scale_factor), "shift_factor": str(own.shift_factor or 0.0)}
-    return meaning
+    return {"vae_manager.version": __version__, "vae_manager.merged_from": json.dumps(parts)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vae_manager.errors import BadInputError
 
@@ -35,9 +35,28 @@ def check_vae_output(output: Path, sources: Sequence[VaeFile]) -> None:
         raise BadInputError(f"There is no folder {str(output.parent)!r}.")
 
 
-def save_vae(output: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a VAE's tensors as a safetensors file."""
+class Scaled(Protocol):
+    """What says how latents are scaled: a file's `Identity` or a family's facts."""
+
+    @property
+    def scale_factor(self) -> float | None: ...
+
+    @property
+    def shift_factor(self) -> float | None: ...
+
+
+def save_vae(
+    output: Path,
+    state: Mapping[str, Tensor],
+    norm_groups: int,
+    scaled: Scaled | None,
+    origin: Mapping[str, str] | None = None,
+) -> None:
+    """Write a VAE's tensors as a safetensors file whose metadata say what they mean and where they come from."""
     from safetensors.torch import save_file  # brings torch, which not every command needs
 
+    metadata = {"format": "pt", "norm_num_groups": str(norm_groups), **(origin or {})}
+    if scaled is not None and scaled.scale_factor is not None:
+        metadata |= {"scale_factor": str(scaled.scale_factor), "shift_factor": str(scaled.shift_factor or 0.0)}
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     write_whole(output, lambda part: save_file(tensors, str(part), metadata))

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -35,7 +33,7 @@ from vae_manager.selection.preset_file import (
     read_owner,
     understood,
 )
-from vae_manager.storage import read_json, update_json
+from vae_manager.storage import read_json, set_aside, update_json
 
 log = logging.getLogger("vae_manager")
 
@@ -180,7 +178,7 @@ class Presets:
     def _update(self, change: Callable[[list[Any]], list[Any]]) -> None:
         def whole(document: Any) -> dict[str, Any]:
             if document is not None and not is_document(document):
-                _set_aside(self.path)
+                set_aside(self.path, "held something else than presets")
                 document = None
             return {**(document or {}), "version": VERSION, "presets": change((document or {}).get("presets", []))}
 
@@ -260,10 +258,3 @@ def _is_of(entry: Any, owner: Owner) -> bool:
     if other.print and owner.print:
         return other.print == owner.print
     return other.name.casefold() == owner.name.casefold()
-
-
-def _set_aside(path: Path) -> None:
-    """Keep a file that holds something else under another name. Called under storage's lock."""
-    kept = path.with_name(f"{path.name}.unreadable-{time.time_ns()}")
-    os.replace(path, kept)
-    log.warning("%s held something else than presets; it is kept as %s and a new one is begun", path, kept.name)
