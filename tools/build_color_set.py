@@ -5,9 +5,9 @@
 
 `OUT/tune` is made from `photos/train` and `photos/color-tune`, `OUT/test` from `photos/color-test`, with other random
 numbers: nothing is tuned on `test`, and no photographer is in both. `OUT/watched`, from `photos/heldout`, is no tuning
-material either, but what earlier versions were measured on, so it has been looked at. Each split holds good pictures
-(whole photographs and crops) and *legitimate* ones: fog, night, pastel, line art and so on, which look washed out or odd
-and must be left alone.
+material either, but what earlier versions were measured on: it has been looked at. Each split holds good pictures (whole
+photographs and crops) and *legitimate* ones: fog, night, pastel, line art and so on, which look washed out or odd and
+must be left alone.
 `OUT/manifest.tsv` lists them. The faults (`fault_matrix`) are 3×4 maps on gamma RGB, as real ones are (see
 docs/color.md), and are applied by whoever measures, in float.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -218,11 +219,17 @@ FROM_NOTHING: tuple[Callable[[Picture, Rng], Picture], ...] = (line_art, gradien
 # --- the set
 
 
-def crops(path: Path, count: int, rng: Rng) -> Iterator[Picture]:
-    """The whole photograph, then random parts of it, each at most `SIDE` pixels wide and high."""
+@lru_cache(maxsize=300)
+def _opened(path: Path) -> Image.Image:
+    """Each photograph is cropped some forty times: read it once."""
     with Image.open(path) as file:
         file.draft("RGB", (4 * SIDE, 4 * SIDE))
-        image = file.convert("RGB")
+        return file.convert("RGB")
+
+
+def crops(path: Path, count: int, rng: Rng) -> Iterator[Picture]:
+    """The whole photograph, then random parts of it, each at most `SIDE` pixels wide and high."""
+    image = _opened(path)
     for index in range(count):
         part = image
         if index:
