@@ -5,9 +5,9 @@
 
 `OUT/tune` is made from `photos/train` and `photos/color-tune`, `OUT/test` from `photos/color-test`, with other random
 numbers: nothing is tuned on `test`, and no photographer is in both. `OUT/watched`, from `photos/heldout`, is no tuning
-material either, but what earlier versions were measured on: it has been looked at. Each split holds good pictures (whole
-photographs and crops) and *legitimate* ones: fog, night, pastel, line art and so on, which look washed out or odd and
-must be left alone.
+material either, but what earlier versions were measured on: it has been looked at. Each split holds good pictures
+(whole photographs and crops) and *legitimate* ones: fog, night, pastel, line art and so on, which look washed out or
+odd and must be left alone.
 `OUT/manifest.tsv` lists them. The faults (`fault_matrix`) are 3×4 maps on gamma RGB, as real ones are (see
 docs/color.md), and are applied by whoever measures, in float.
 """
