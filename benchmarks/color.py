@@ -489,9 +489,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="test")
     parser.add_argument("--count", type=int, default=60, help="pictures per measurement")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--ours", action="store_true", help="without the peers, which take most of the time")
     parser.add_argument("--only", default="", help="these sections, separated by commas (all)")
     parser.add_argument("--picture", type=Path, help="only write the before and after picture there")
     arguments = parser.parse_args(argv)
+    if arguments.ours:
+        SUBJECTS.clear()
+        SUBJECTS["VAE Manager, one picture"] = ours
     if arguments.picture:
         print(before_and_after(arguments.picture))
         return 0

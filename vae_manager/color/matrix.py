@@ -99,21 +99,23 @@ def _mapped(pixels: Tensor, matrix: Tensor, fit: bool) -> tuple[Tensor, bool]:
     product, scratch = np.empty((3, room), source.dtype), np.empty((4, room), source.dtype)
     few = _Few()
     finite = True
-    for before, after in zip(_chunks(source), _chunks(out), strict=True):
-        # the product goes to the same small place each time: the result is written once
-        np.add(np.matmul(a, before, out=product[:, : before.shape[1]]), o, out=after)
-        if not fit or not (outside := _outside(after, scratch)).size:
-            continue
-        if outside.size <= FEW * after.shape[1]:
-            few.add(after, outside)
-        else:
-            finite &= bool(np.isfinite(after).all())
-            into_gamut_(after, scratch)
-    return torch.from_numpy(out).to(pixels.device), few.put_back(scratch) and finite
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found, not warned about
+        for before, after in zip(_chunks(source), _chunks(out), strict=True):
+            # the product goes to the same small place each time: the result is written once
+            np.add(np.matmul(a, before, out=product[:, : before.shape[1]]), o, out=after)
+            if not fit or not (outside := _outside(after, scratch)).size:
+                continue
+            if outside.size <= FEW * after.shape[1]:
+                few.add(after, outside)
+            else:
+                finite &= bool(np.isfinite(after).all())
+                into_gamut_(after, scratch)
+        finite = few.put_back(scratch) and finite
+    return torch.from_numpy(out).to(pixels.device), finite
 
 
 class _Few:
-    """Pixels out of many pieces that are pulled into the gamut together: so many small calls cost more than the work."""
+    """Pixels out of many pieces that are pulled into the gamut together: many small calls cost more than the work."""
 
     def __init__(self) -> None:
         self._places: list[tuple[np.ndarray, np.ndarray]] = []
