@@ -13,7 +13,7 @@ from torch import Tensor
 LUMA = (0.2126, 0.7152, 0.0722)
 """Weights of Rec. ITU-R BT.709, applied to gamma RGB."""
 
-CHUNK = 1 << 15
+CHUNK = 1 << 17
 """Pixels worked on at a time: more leave the cache between the map and the gamut step, fewer cost too many calls."""
 
 FEW = 1 / 2
@@ -96,13 +96,13 @@ def _mapped(pixels: Tensor, matrix: Tensor, fit: bool) -> tuple[Tensor, bool]:
     out = np.empty_like(source)
     a, o = matrix[:, :3].numpy().astype(source.dtype), matrix[:, 3:].numpy().astype(source.dtype)
     room = min(CHUNK, source.shape[-2] * source.shape[-1])
-    product, scratch = np.empty((3, room), source.dtype), np.empty((4, room), source.dtype)
+    scratch = np.empty((4, room), source.dtype)
     few = _Few()
     finite = True
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found, not warned about
         for before, after in zip(_chunks(source), _chunks(out), strict=True):
-            # the product goes to the same small place each time: the result is written once
-            np.add(np.matmul(a, before, out=product[:, : before.shape[1]]), o, out=after)
+            np.matmul(a, before, out=after)
+            after += o
             if not fit or not (outside := _outside(after, scratch)).size:
                 continue
             if outside.size <= FEW * after.shape[1]:
