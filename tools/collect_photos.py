@@ -29,7 +29,12 @@ MATE = "usr/share/backgrounds/mate/nature"
 BACKGROUNDS = "usr/share/backgrounds"
 LXQT = "usr/share/lxqt/wallpapers"
 PALAPELI = "usr/share/palapeli/collection"
+WESNOTH = "usr/share/games/wesnoth/1.16/data"
 GCOMPRIS = "usr/share/gcompris-qt/rcc"
+
+SPLITS = ("train", "heldout", "color-tune", "color-test")
+"""The demo VAE is trained on the first and measured on the second; the colour room is tuned on the first and third and
+measured on the fourth, and on the second, which its earlier versions were measured on."""
 
 SOURCES = {
     # package: (kind, folder inside the package, where the licences are written)
@@ -39,7 +44,13 @@ SOURCES = {
     "lomiri-wallpapers-20.04": ("deb", BACKGROUNDS, "debian/copyright, per file"),
     "lxqt-themes": ("deb", LXQT, "License in the wallpapers' folder"),
     "palapeli-data": ("deb", PALAPELI, ".desktop file beside each picture"),
-    "gcompris-qt-data": ("rcc", GCOMPRIS, "README inside each resource file, per picture"),
+    "wesnoth-1.16-data": ("deb", f"{WESNOTH}/core/images/story", "debian/copyright"),
+    "wesnoth-1.16-did": ("deb", f"{WESNOTH}/campaigns/Descent_Into_Darkness/images/story", "debian/copyright"),
+    "wesnoth-1.16-httt": ("deb", f"{WESNOTH}/campaigns/Heir_To_The_Throne/images/story", "debian/copyright"),
+    "wesnoth-1.16-l": ("deb", f"{WESNOTH}/campaigns/Liberty/images/story", "debian/copyright"),
+    "wesnoth-1.16-trow": ("deb", f"{WESNOTH}/campaigns/The_Rise_Of_Wesnoth/images/story", "debian/copyright"),
+    "wesnoth-1.16-ttb": ("deb", f"{WESNOTH}/campaigns/Two_Brothers/images/story", "debian/copyright"),
+    "gcompris-qt-data": ("rcc", GCOMPRIS, "README inside each resource file, or debian/copyright, per picture"),
     "scikit-image==0.17.2": ("wheel", "skimage/data", "docstrings of skimage.data"),
     "scikit-learn": ("wheel", "sklearn/datasets/images", "README.txt beside the pictures"),
 }
@@ -111,6 +122,68 @@ rocket.jpg|train|public domain|SpaceX
 # scikit-learn
 china.jpg|train|CC-BY-2.0|danielbuechele
 flower.jpg|train|CC-BY-2.0|vultilion
+# wesnoth-1.16-data
+landscape-battlefield.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+landscape-bridge.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+landscape-bridge_sun.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+landscape-castle.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+landscape-coast.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+landscape-hills-01.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+landscape-hills-02.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+landscape-mountains-01.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+landscape-mountains-02.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+landscape-mountains-03.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+landscape-mountains-04.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+landscape-mountains-05.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+landscape-plain.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+swamp-01.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+swamp-02.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+swamp-03.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+# wesnoth-1.16-did
+book.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+end.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+parthyn.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+travel.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+# wesnoth-1.16-httt
+arrival_of_the_heir.png|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+httt_story1.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+httt_story2.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+httt_story3.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+httt_story4.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+httt_story5.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+httt_story6.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+httt_story7.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+httt_story8.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+# wesnoth-1.16-l
+Halstead.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+frontier.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+island.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+return_to_Dallben_and_Delwyn.jpg|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+# wesnoth-1.16-trow
+trow_intro_01.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_intro_02.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_intro_03.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_intro_04.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_intro_05.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_intro_06.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_intro_07.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_intro_08.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_intro_09.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_intro_10.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_story_01-A_Summer_of_Storms.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_story_02-The_Fall.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_story_03-A_Harrowing_Escape.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_story_04-Fall_of_Eldaric.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_story_04a-The_Swamp_of_Esten.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_story_04b-The_Midlands.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_story_06-Temple_in_the_Deep.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_story_13-Peoples_in_Decline.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+trow_story_15-A_New_Land.jpg|color-test|GPL-2.0-or-later|the artists of Battle for Wesnoth
+# wesnoth-1.16-ttb
+Two_Brothers_M1P1.png|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+Two_Brothers_M1P2.png|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+Two_Brothers_M2P1.png|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
+Two_Brothers_M4P1_the_end.png|color-tune|GPL-2.0-or-later|the artists of Battle for Wesnoth
 # gcompris-qt-data
 erase/alpaca.webp|heldout|CC-BY-SA-4.0|Dietmar Rabich
 erase/bee.webp|train|CC-BY-2.0|aussiegall
@@ -226,6 +299,126 @@ explore_world_music/japan.webp|train|public domain|takami torao
 explore_world_music/mexico.webp|heldout|CC0-1.0|Elidealista
 explore_world_music/middleeast.webp|train|CC0-1.0|Metropolitan Museum of Art
 explore_world_music/orchestra.webp|train|public domain|ABC Informática
+categorization/IndiaGate.webp|color-tune|CC-BY-SA-3.0|Rdglobetrekker
+categorization/arcDeTriomphe.webp|color-test|CC-BY-SA-2.0|Dan Mckay
+categorization/baseball.webp|color-tune|public domain|Cody escadron delta
+categorization/bayterek.webp|color-test|CC-BY-SA-2.0|Alastair Rae
+categorization/bucket.webp|color-test|CC0-1.0|Daderot
+categorization/bulb.webp|color-test|CC0-1.0|Vitaium
+categorization/burj.webp|color-tune|CC-BY-SA-3.0|Imre Solt
+categorization/cathedral.webp|color-test|CC-BY-SA-3.0|Yearofthedragon
+categorization/chair.webp|color-test|public domain|Pierre Gencey
+categorization/dam1.webp|color-test|CC-BY-SA-3.0|Elarbi alaeddin
+categorization/dam2.webp|color-tune|public domain|László Szalai
+categorization/dam3.webp|color-test|CC-BY-2.0|David Brodbeck
+categorization/dam4.webp|color-tune|CC-BY-SA-3.0|Qurren
+categorization/dam5.webp|color-test|CC-BY-SA-3.0|Shijualex
+categorization/eiffelTower.webp|color-test|CC-BY-SA-3.0|Julie Anne Workman
+categorization/empireState.webp|color-test|CC-BY-SA-3.0|Lolalatorre
+categorization/fish1.webp|color-tune|public domain|Florin DUMITRESCU
+categorization/fish10.webp|color-test|CC-BY-SA-3.0|BS Turner Hof
+categorization/fish11.webp|color-tune|CC-BY-SA-3.0|Citron
+categorization/fish12.webp|color-tune|CC-BY-SA-2.0|Jeff Kubina
+categorization/fish13.webp|color-tune|CC-BY-SA-3.0|Jdiemer
+categorization/fish14.webp|color-test|CC-BY-2.0|suneko
+categorization/fish15.webp|color-tune|CC-BY-2.0|Ed Bierman
+categorization/fish16.webp|color-test|CC-BY-SA-2.5|André Karwath
+categorization/fish19.webp|color-test|CC-BY-SA-4.0|Hans Hillewaert
+categorization/fish2.webp|color-test|public domain|Duane Raver
+categorization/fish20.webp|color-test|CC-BY-SA-3.0|Luc Viatour
+categorization/fish21.webp|color-test|CC-BY-SA-3.0|Terry Goss
+categorization/fish22.webp|color-test|CC-BY-SA-3.0|Diliff
+categorization/fish23.webp|color-test|public domain|Duane Raver
+categorization/fish24.webp|color-test|public domain|Duane Raver
+categorization/fish25.webp|color-test|public domain|Necrophorus
+categorization/fish26.webp|color-test|CC-BY-2.0|Derek Keats
+categorization/fish27.webp|color-tune|CC-BY-2.0|Philippe Guillaume
+categorization/fish3.webp|color-test|CC-BY-2.0|Elma
+categorization/fish4.webp|color-test|public domain|Hadal
+categorization/fish5.webp|color-tune|public domain|Duane Raver, U.S. Fish and Wildlife Service
+categorization/fish7.webp|color-test|CC-BY-SA-3.0|Jón Helgi Jónsson (Amything)
+categorization/fish8.webp|color-test|public domain|Hartley, William W
+categorization/fish9.webp|color-test|CC-BY-SA-3.0|Stan Shebs
+categorization/greatWall.webp|color-tune|CC-BY-2.0|Hao Wei
+categorization/hammer3.webp|color-tune|public domain|Evan-Amos
+categorization/hammer4.webp|color-test|CC-BY-SA-3.0|Tjcase2
+categorization/hammer5.webp|color-test|public domain|Dmitry G
+categorization/igloo.webp|color-test|CC0-1.0|Estormiz
+categorization/leMusee.webp|color-test|CC-BY-2.0|Jean-Pierre Dalbéra
+categorization/leaningTowerOfPisa.webp|color-test|CC-BY-2.0|Dan Kamminga
+categorization/monument1.webp|color-test|CC-BY-SA-4.0|Andrew Shiva
+categorization/monument2.webp|color-tune|CC-BY-SA-3.0|Abdulhadi Najjar
+categorization/monument3.webp|color-test|CC-BY-SA-3.0|Peter Haas
+categorization/mountRushmore.webp|color-test|CC-BY-2.0|Dean Franklin
+categorization/multimeter1.webp|color-tune|CC-BY-SA-3.0|Harke
+categorization/multimeter2.webp|color-tune|public domain|Chabrez
+categorization/nailCutter.webp|color-test|public domain|Tripy~commonswiki
+categorization/operaHouse.webp|color-test|CC-BY-SA-3.0|Mfield
+categorization/parthenon.webp|color-tune|CC-BY-SA-3.0|Harrieta
+categorization/pillow.webp|color-tune|CC0-1.0|Choe Kwangmo
+categorization/plier1.webp|color-test|public domain|Baran Ivo
+categorization/scissors2.webp|color-test|CC-BY-1.0|Modeha
+categorization/screwDriver.webp|color-test|public domain|Dmitry G
+categorization/screwDriver1.webp|color-tune|CC-BY-SA-3.0|Rasbak
+categorization/sickle.webp|color-tune|CC-BY-SA-4.0|Nikunjbhaldoi
+categorization/sideCutter1.webp|color-test|public domain|M338
+categorization/solar1.webp|color-test|CC-BY-2.0|Nadya Peek
+categorization/solar2.webp|color-test|CC0-1.0|Fluffyarse
+categorization/solar3.webp|color-test|CC-BY-2.0|Richard Gifford
+categorization/solar4.webp|color-test|public domain|ENERGY.GOV
+categorization/solar5.webp|color-tune|CC-BY-SA-4.0|Riosolar
+categorization/solar6.webp|color-tune|CC-BY-SA-3.0|23x2
+categorization/solar7.webp|color-tune|CC-BY-2.0|mattbuck
+categorization/solar8.webp|color-tune|CC-BY-SA-3.0|KMJ
+categorization/spoons.webp|color-tune|public domain|Wolfgangus Mozart
+categorization/tajMahal.webp|color-tune|CC-BY-SA-4.0|Yann
+categorization/tweezer.webp|color-test|CC-BY-SA-4.0|Swathysuren
+categorization/usCapitol.webp|color-tune|CC-BY-SA-3.0|Martin Falbisoner
+categorization/victoriaMemorial.webp|color-test|CC-BY-SA-4.0|Diego Delso
+categorization/volleyball.webp|color-test|public domain|Amada44
+categorization/weighingMachine.webp|color-tune|public domain|Karelj
+categorization/windmill.webp|color-test|public domain|G-Man
+categorization/windmill1.webp|color-test|CC-BY-SA-3.0|Lourdes Cardenal
+categorization/windmill11.webp|color-tune|CC-BY-SA-2.0|Dirk Ingo Franke
+categorization/windmill12.webp|color-test|CC-BY-2.0|Jean-Pol GRANDMONT
+categorization/windmill13.webp|color-test|CC-BY-SA-3.0|Jean-Pol GRANDMONT
+categorization/windmill15.webp|color-test|CC-BY-SA-3.0|Stan Shebs
+categorization/windmill2.webp|color-test|CC-BY-SA-3.0|Hendrix
+categorization/windmill3.webp|color-tune|CC-BY-SA-3.0|Joadl
+categorization/windmill4.webp|color-test|CC-BY-SA-3.0|Alessio Sbarbaro
+categorization/windmill5.webp|color-test|CC-BY-SA-3.0|Lion59
+categorization/windmill7.webp|color-test|CC-BY-1.0|J.c.houd
+categorization/windmill8.webp|color-tune|CC-BY-SA-4.0|PIERRE ANDRE LECLERCQ
+categorization/windmill9.webp|color-test|CC-BY-SA-2.0|Wolfgang Staudt
+categorization/wrench1.webp|color-tune|public domain|Dori
+categorization/zimniPalace.webp|color-test|CC-BY-3.0|Dezidor
+clickgame/sea1.webp|color-test|CC0-1.0|Ruthven
+clickgame/sea2.webp|color-test|CC0-1.0|Ruthven
+clickgame/sea3.webp|color-test|public domain|SolarSurfer
+clickgame/sea4.webp|color-tune|public domain|Pseudopanax
+clickgame/sea5.webp|color-test|public domain|Rita Segantini
+clickgame/sea6.webp|color-test|public domain|U.S. Fish and Wildlife Service
+details/Chenonceau_background.webp|color-test|CC-BY-SA-3.0|Ra-smit
+details/EgeskovSlotSpejling_background.webp|color-tune|CC-BY-SA-3.0|Malene Thyssen
+details/Eglise_dAuvers-sur-Oise_background.webp|color-tune|public domain|Vincent van Gogh
+details/EilanDonanCastle_background.webp|color-tune|CC-BY-3.0|Guillaume Piolle
+details/FanoeWindmill_background.webp|color-tune|CC-BY-SA-3.0|Cnyborg
+details/GizahPyramids_background.webp|color-test|CC-BY-SA-2.0|Ricardo Liberato
+details/Gogh4_background.webp|color-tune|public domain|Vincent van Gogh
+details/Louvre_2007_02_24_c_background.webp|color-tune|CC-BY-SA-3.0|Benh LIEU SONG
+details/NDP_background.webp|color-test|CC-BY-SA-3.0|Sanchezn
+details/Nagoya_background.webp|color-tune|CC-BY-SA-3.0|Base64
+details/Neuschwanstein_background.webp|color-tune|CC-BY-SA-3.0|Softeis
+details/OperaSidney_background.webp|color-test|CC-BY-SA-3.0|David Iliff
+details/PortraitOfPereTanguy_background.webp|color-tune|public domain|Vincent van Gogh
+details/TajMahal_background.webp|color-test|CC-BY-SA-3.0|Dhirad
+details/TourEiffel_background.webp|color-tune|CC-BY-SA-3.0|Benh LIEU SONG
+details/TowerBridgeLondon_background.webp|color-test|CC-BY-SA-4.0|David Iliff
+details/Van_Gogh_The_Night_Cafe_background.webp|color-tune|public domain|Vincent van Gogh
+details/VincentVanGogh0012_background.webp|color-tune|public domain|Vincent van Gogh
+details/VincentVanGogh0013_background.webp|color-tune|public domain|Vincent van Gogh
+details/VincentVanGogh0019_background.webp|color-tune|public domain|Vincent van Gogh
+details/VincentVanGoghBridge_background.webp|color-tune|public domain|Vincent van Gogh
 """
 
 
@@ -317,7 +510,7 @@ def download(package: str, kind: str, work: Path) -> Path:
 def collect(out: Path, work: Path) -> None:
     """Download every package of `SOURCES` and copy the listed photographs to `out`."""
     wanted = photos()
-    for split in ("train", "heldout"):
+    for split in SPLITS:
         (out / split).mkdir(parents=True, exist_ok=True)
     for package, (kind, folder, _) in SOURCES.items():
         root = download(package, kind, work) / folder
@@ -337,8 +530,8 @@ def collect(out: Path, work: Path) -> None:
     rows = ["split\tfile\tpackage\tlicence\tauthor"]
     rows += [f"{p.split}\t{p.file_name}\t{p.package}\t{p.licence}\t{p.author}" for p in wanted]
     (out / "CREDITS.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    counts = {split: sum(photo.split == split for photo in wanted) for split in ("train", "heldout")}
-    print(f"{counts['train']} for training, {counts['heldout']} held out, in {out}")
+    counts = (f"{sum(photo.split == split for photo in wanted)} {split}" for split in SPLITS)
+    print(f"{', '.join(counts)}, in {out}")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,15 @@ def test_nothing_to_do_is_the_same_object():
     assert correct_levels(levels, identity()) is levels
     v[0, 0, 0] = float("nan")
     assert correct(v, MAP) is v
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("matrix", [stretch(-0.1, 1.1), stretch(0.05, 0.95), stretch(0.3, 0.5)])
+def test_one_value_that_is_not_finite_is_found_however_many_leave_the_gamut(matrix, value):
+    v = noise(3, 190, 190)
+    assert correct(v, matrix) is not v
+    v[2, 189, 189] = value
+    assert correct(v, matrix) is v
 
 
 def test_what_an_inpaint_left_alone_stays_bit_for_bit():

@@ -193,3 +193,11 @@ def test_faults():
 def test_document_is_json():
     document = diagnose(pale(picture(0)), reference=picture(0)).document()
     assert json.loads(json.dumps(document)) == document and len(document["matrix"]) == 3
+
+
+def test_eight_bit_levels_are_counted_exactly():
+    """Every level of an 8-bit picture is the level that its edges say, from black and from white."""
+    for level in range(256):
+        s = statistics(torch.full((3, 40, 40), level / 255))
+        assert [*s.tile_floors, *s.tile_ceilings] == pytest.approx([level / 255] * 32)
+        assert s.clipped == (level in (0, 255))

@@ -1,6 +1,6 @@
 """Judge one picture by itself: is it washed out, and if so, how much of it can be undone?
 
-A small network (40 statistics; the mean of five with 24 hidden units each) says four things: how sure it is, which
+A small network (56 statistics; the mean of five with 32 hidden units each) says four things: how sure it is, which
 parts of the darkest level and of the brightest level's distance from white are the fault's, and which chroma gain is
 right. It was trained to bring faded photographs back and punished for touching good and legitimate ones
 (`tools/fit_color_score.py`); docs/color.md has what it reaches on pictures that it never saw. One picture is weak
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vae_manager.color.matrix import identity, stretch
-from vae_manager.color.statistics import Statistics, saturations
+from vae_manager.color.statistics import TONES, Statistics, saturations
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "color_score.json"
 
@@ -90,7 +90,21 @@ def features(s: Statistics) -> list[float]:
         *_places([floor - low[0] for floor in s.tile_floors]),
         *_places([s.ceilings[0] - ceiling for ceiling in s.tile_ceilings]),
         *(max(s.channel_floors) - min(s.channel_floors), max(s.channel_ceilings) - min(s.channel_ceilings)),
+        *_saturations_by_tone(s, low[0], contrast),
     ]
+
+
+def _saturations_by_tone(s: Statistics, floor: float, contrast: float) -> list[float]:
+    """For eight even parts of the stretched luma, how near its most saturated colours come to m = 0, then to M = 1;
+    −0.5 where there is nothing of that brightness."""
+    dark: list[float] = []
+    bright: list[float] = []
+    for part in range(8):
+        tone = min(int((floor + contrast * (part + 0.5) / 8) * TONES), TONES - 1)
+        y = min(max(((tone + 0.5) / TONES - floor) / contrast, 0.05), 0.95)
+        dark.append(max(-0.5, 1 - (s.dark_edges[tone] - floor) / contrast / y))
+        bright.append(max(-0.5, 1 - (floor + contrast - s.bright_edges[tone]) / contrast / (1 - y)))
+    return dark + bright
 
 
 def _places(distances: list[float]) -> list[float]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vae_manager.color.matrix import apply, blend, is_identity
-from vae_manager.color.statistics import all_finite
+from vae_manager.color.matrix import apply, apply_finite, blend, is_identity
 
 
 def correct(pixels: Tensor, matrix: Tensor, strength: float = 1.0, changed: Tensor | None = None) -> Tensor:
@@ -16,9 +15,8 @@ def correct(pixels: Tensor, matrix: Tensor, strength: float = 1.0, changed: Tens
     0 and 1 they are mixed.
     """
     matrix = blend(matrix, strength)
-    if is_identity(matrix) or not all_finite(pixels):
+    if is_identity(matrix) or (out := apply_finite(pixels, matrix)) is None:
         return pixels
-    out = apply(pixels, matrix)
     if changed is None:
         return out
     weight = changed.to(out).clamp(0, 1)

@@ -13,10 +13,10 @@ from torch import Tensor
 LUMA = (0.2126, 0.7152, 0.0722)
 """Weights of Rec. ITU-R BT.709, applied to gamma RGB."""
 
-CHUNK = 1 << 18
+CHUNK = 1 << 17
 """Pixels worked on at a time: more leave the cache between the map and the gamut step, fewer cost too many calls."""
 
-FEW = 1 / 8
+FEW = 1 / 2
 """Up to this share of a chunk's pixels is taken out, pulled into the gamut and put back; more are done in place."""
 
 TINY = 1e-12
@@ -75,26 +75,70 @@ def apply(pixels: Tensor, matrix: Tensor) -> Tensor:
     it is. The work is done in main memory with numpy, whose operations on cache-sized pieces took a half to a third
     of torch's time. What is not finite stays so.
     """
-    return pixels if is_identity(matrix) else _mapped(pixels, matrix, fit=True)
+    return pixels if is_identity(matrix) else _mapped(pixels, matrix, fit=True)[0]
+
+
+def apply_finite(pixels: Tensor, matrix: Tensor) -> Tensor | None:
+    """`apply`, or None where a value is NaN or infinite; looking for it costs next to nothing here."""
+    out, finite = _mapped(pixels, matrix, fit=True)
+    return out if finite else None
 
 
 def affine(pixels: Tensor, matrix: Tensor) -> Tensor:
     """A·v + o, without the gamut step; float32, or float64 for float64 pictures."""
-    return _mapped(pixels, matrix, fit=False)
+    return _mapped(pixels, matrix, fit=False)[0]
 
 
-def _mapped(pixels: Tensor, matrix: Tensor, fit: bool) -> Tensor:
+def _mapped(pixels: Tensor, matrix: Tensor, fit: bool) -> tuple[Tensor, bool]:
+    """The mapped picture, and with `fit` whether all of it was finite."""
     wide = pixels if pixels.dtype == torch.float64 else pixels.float()
     source = wide.detach().cpu().contiguous().numpy()
     out = np.empty_like(source)
     a, o = matrix[:, :3].numpy().astype(source.dtype), matrix[:, 3:].numpy().astype(source.dtype)
-    scratch = np.empty((4, min(CHUNK, source.shape[-2] * source.shape[-1])), source.dtype) if fit else None
-    for before, after in zip(_chunks(source), _chunks(out), strict=True):
-        np.matmul(a, before, out=after)
-        after += o
-        if scratch is not None:
-            _fit_outside(after, scratch)
-    return torch.from_numpy(out).to(pixels.device)
+    room = min(CHUNK, source.shape[-2] * source.shape[-1])
+    scratch = np.empty((4, room), source.dtype)
+    few = _Few()
+    finite = True
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found, not warned about
+        for before, after in zip(_chunks(source), _chunks(out), strict=True):
+            np.matmul(a, before, out=after)
+            after += o
+            if not fit or not (outside := _outside(after, scratch)).size:
+                continue
+            if outside.size <= FEW * after.shape[1]:
+                few.add(after, outside)
+            else:
+                finite &= bool(np.isfinite(after).all())
+                into_gamut_(after, scratch)
+        finite = few.put_back(scratch) and finite
+    return torch.from_numpy(out).to(pixels.device), finite
+
+
+class _Few:
+    """Pixels out of many pieces that are pulled into the gamut together: many small calls cost more than the work."""
+
+    def __init__(self) -> None:
+        self._places: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, piece: np.ndarray, at: np.ndarray) -> None:
+        """Remember the pixels of piece (3, P) with these indices."""
+        self._places += [(channel, at) for channel in piece]
+
+    def put_back(self, scratch: np.ndarray) -> bool:
+        """Fit them all where they are; whether all of them were finite. `scratch` as for `into_gamut_`."""
+        if not self._places:
+            return True
+        channels = [np.concatenate([channel[at] for channel, at in self._places[i::3]]) for i in range(3)]
+        v = np.stack(channels)
+        finite = bool(np.isfinite(v).all())
+        for start in range(0, v.shape[1], scratch.shape[1]):
+            into_gamut_(v[:, start : start + scratch.shape[1]], scratch)
+        for i, fitted in enumerate(v):
+            start = 0
+            for channel, at in self._places[i::3]:
+                channel[at] = fitted[start : start + at.size]
+                start += at.size
+        return finite
 
 
 def into_gamut_(v: np.ndarray, scratch: np.ndarray | None = None) -> None:
@@ -125,22 +169,16 @@ def into_gamut_(v: np.ndarray, scratch: np.ndarray | None = None) -> None:
         _clip(low, out=channel)
 
 
-def _fit_outside(v: np.ndarray, scratch: np.ndarray) -> None:
-    """`into_gamut_` for the pixels of v (3, P) that need it.
+def _outside(v: np.ndarray, scratch: np.ndarray) -> np.ndarray:
+    """Indices of the pixels of v (3, P) that are not in [0, 1], or not finite.
 
-    Floats in [0, 1], read as unsigned integers, are the numbers up to that of 1: negative ones have the sign's bit.
+    Floats in [0, 1], read as unsigned integers, are the numbers up to that of 1: negative ones have the sign's bit,
+    and NaN and the infinities come after all others.
     """
-    bits = v.view(f"u{v.itemsize}")
-    one = np.ones(1, v.dtype).view(bits.dtype)[0]
-    top = scratch.view(bits.dtype)[0, : v.shape[1]]
-    outside = np.flatnonzero(np.maximum(np.maximum(bits[0], bits[1], out=top), bits[2], out=top) > one)
-    if outside.size > FEW * v.shape[1]:
-        into_gamut_(v, scratch)
-    elif outside.size:
-        taken = np.stack([channel[outside] for channel in v])
-        into_gamut_(taken, scratch)
-        for channel, fitted in zip(v, taken, strict=True):
-            channel[outside] = fitted
+    r, g, b = v.view(f"u{v.itemsize}")
+    top = scratch[0, : r.size].view(r.dtype)
+    one = v.dtype.type(1).view(r.dtype)
+    return (np.maximum(np.maximum(r, g, out=top), b, out=top) > one).nonzero()[0]
 
 
 def _clip(v: np.ndarray, out: np.ndarray) -> None:

@@ -72,7 +72,7 @@ class Statistics:
     tile_ceilings: tuple[float, ...]
     """The 1 − `EDGE` quantile of M in each tile."""
     clipped: float
-    """Share of pixels with a channel at 0 or 1, or beyond."""
+    """Share of pixels with a channel at 0 or 1 (as near as `BINS` tell), or beyond."""
     finite: bool = True
 
 
@@ -101,20 +101,24 @@ def statistics(pixels: Tensor) -> Statistics:
     if not all_finite(pixels):
         return NOT_FINITE
     stride = max(1, math.ceil(math.sqrt(pixels.shape[1] * pixels.shape[2] / SAMPLE)))
-    r, g, b = v = _sample(pixels[:, ::stride, ::stride])
-    low, high, y = np.minimum(np.minimum(r, g), b), np.maximum(np.maximum(r, g), b), _luma(v)
-    lows, highs, channels = _counts(low), _counts(high), [_counts(channel) for channel in v]
-    beside = _luma(_sample(pixels[:, ::stride, 1::stride]))
+    v = _sample(pixels[:, ::stride, ::stride])
+    y, beside = _luma(v), _luma(_sample(pixels[:, ::stride, 1::stride]))
     steps = np.abs(beside - y[:, : beside.shape[1]]) > STEP
-    tones, tiles, dark, bright = _tones(y), _tiles(*y.shape), _levels(low), _levels(1 - high)
+    # small whole numbers from here on: the least of three steps is the step of the least
+    r, g, b = channels = _steps(v)
+    each = [_shares(channel) for channel in channels]
+    low, high = np.minimum(np.minimum(r, g), b), np.maximum(np.maximum(r, g), b)
+    lows, highs = _shares(low), _shares(high)
+    dark, bright = low >> 2, (BINS - 1 - high) >> 2
+    tones, tiles = _tones(y), _tiles(*y.shape)
     return Statistics(
         floors=_quantiles(lows, FLOORS),
         ceilings=_quantiles(highs, CEILINGS),
-        chromas=_quantiles(_counts(high - low), CHROMAS),
+        chromas=_quantiles(_shares(high - low), CHROMAS),
         dark_max=_quantiles(highs, FLOORS[1:2])[0],
         bright_min=_quantiles(lows, CEILINGS[1:2])[0],
-        channel_floors=tuple(_quantiles(channel, FLOORS[:1])[0] for channel in channels),
-        channel_ceilings=tuple(_quantiles(channel, CEILINGS[:1])[0] for channel in channels),
+        channel_floors=tuple(_quantiles(channel, FLOORS[:1])[0] for channel in each),
+        channel_ceilings=tuple(_quantiles(channel, CEILINGS[:1])[0] for channel in each),
         mean=float(y.mean()),
         deviation=float(y.std()),
         texture=float(steps.mean()) if steps.size else 0.0,
@@ -122,7 +126,7 @@ def statistics(pixels: Tensor) -> Statistics:
         bright_edges=tuple(1 - edge for edge in _edges(tones, bright, TONES)),
         tile_floors=_edges(tiles, dark, TILES**2),
         tile_ceilings=tuple(1 - edge for edge in _edges(tiles, bright, TILES**2)),
-        clipped=float(((low <= 0) | (high >= 1)).mean()),
+        clipped=float(((low <= 0) | (high >= BINS - 1)).mean()),
     )
 
 
@@ -152,16 +156,18 @@ def _luma(v: np.ndarray) -> np.ndarray:
     return LUMA[0] * v[0] + LUMA[1] * v[1] + LUMA[2] * v[2]
 
 
-def _levels(values: np.ndarray) -> np.ndarray:
-    return (values * 255).clip(0, 255).astype(np.intp)
+def _steps(values: np.ndarray) -> np.ndarray:
+    """Whole numbers from 0 to `BINS` − 1 for the range from 0 to 1. A fourth of them, rounded down, is the 8-bit
+    level, exactly where the value was one."""
+    return (values.clip(0, 1) * np.float32(BINS - 1) + np.float32(0.5)).astype(np.uint16)
 
 
 def _tones(y: np.ndarray) -> np.ndarray:
-    return (y * TONES).clip(0, TONES - 1).astype(np.intp)
+    return (y * np.float32(TONES)).clip(0, TONES - 1).astype(np.uint16)
 
 
 def _tiles(height: int, width: int) -> np.ndarray:
-    rows, columns = (np.arange(length) * TILES // length for length in (height, width))
+    rows, columns = ((np.arange(length) * TILES // length).astype(np.uint16) for length in (height, width))
     return rows[:, None] * TILES + columns
 
 
@@ -172,10 +178,9 @@ def _edges(group: np.ndarray, levels: np.ndarray, groups: int) -> tuple[float, .
     return tuple(np.where(counts[:, -1] < EDGE_PIXELS, 1.0, edge).tolist())
 
 
-def _counts(values: np.ndarray) -> np.ndarray:
-    """Cumulative share of values, clamped to [0, 1], at `BINS` even steps."""
-    index = np.rint(values.clip(0, 1) * (BINS - 1)).astype(np.intp).ravel()
-    return np.bincount(index, minlength=BINS).cumsum() / index.size
+def _shares(steps: np.ndarray) -> np.ndarray:
+    """Cumulative share of the values that `_steps` gave."""
+    return np.bincount(steps.ravel(), minlength=BINS).cumsum() / steps.size
 
 
 def _quantiles(cumulative: np.ndarray, at: tuple[float, ...]) -> tuple[float, ...]:

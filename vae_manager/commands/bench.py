@@ -32,6 +32,7 @@ def color_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", default="color-set", metavar="DIR", help="what tools/build_color_set.py wrote")
     parser.add_argument("--split", default="test")
     parser.add_argument("--count", type=int, default=60, metavar="N", help="pictures per measurement")
+    parser.add_argument("--ours", action="store_true", help="without the peers, which take most of the time")
     parser.add_argument("--only", default="", help="these sections, separated by commas (all)")
     parser.add_argument("--picture", metavar="FILE", help="only write the before and after picture there")
 
