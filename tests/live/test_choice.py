@@ -166,7 +166,9 @@ def test_colour_goes_through_the_host(webui: WebUI, reference: Reference):
     assert same(pictures, reference.baked["txt2img"]) or decision["colors"]
     matched = webui.generate("img2img", ours=[{"vae": "Baked", "color": "match"}], **IMG2IMG)
     assert "color=match" in matched.infotexts[0]
-    assert webui.get("/vae-manager/v1/decision")["warnings"] == []
+    # random weights paint something else than what img2img began with, and that is said
+    (warning,) = webui.get("/vae-manager/v1/decision")["warnings"]
+    assert "shows something else" in warning and "nothing was changed" in warning
 
 
 def test_tiny_autoencoder(webui: WebUI, reference: Reference):
