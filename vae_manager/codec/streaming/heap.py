@@ -39,7 +39,7 @@ class Heap:
         self._passed = 0
 
     def passed(self, size: int) -> None:
-        """Strips of `size` bytes were made, and others were freed for them."""
+        """`size` bytes were made, and others were freed for them, or will be: strips, or the weights of a pass."""
         self._passed += size
         if self._passed >= self._every:
             self._passed = 0

@@ -12,7 +12,7 @@ from torch import Tensor
 from vae_manager.codec.streaming import precision
 from vae_manager.codec.streaming.attention import attend
 from vae_manager.codec.streaming.heap import Heap
-from vae_manager.codec.streaming.kernels import Kernel, Scratch, conv3x3, live_weight, upsampled_conv3x3
+from vae_manager.codec.streaming.kernels import Kernel, Scratch, conv3x3, live_weight, planes_of, upsampled_conv3x3
 from vae_manager.codec.streaming.moments import Moments, merge, norm_affine, strip_moments
 from vae_manager.codec.streaming.passes import Pass, Step
 from vae_manager.codec.streaming.strips import Map, Rows, Strips, Write, adder, convolve, copy, crop, norm_silu, split
@@ -107,12 +107,18 @@ def run_stage(
             run.heap.passed(strip.nbytes)
             del strip
         del strips  # and with it the weights that this pass made ready
+        run.heap.passed(_ready_bytes(steps[todo.first : todo.last + 1], run))
         points[todo.last] = _measured(merge(measured), points[todo.last].exponent, run)
         if todo.keeps and last.kind == "open":
             h = result
         elif todo.keeps:
             x = result
     return x, points[len(steps) - 1]
+
+
+def _ready_bytes(steps: tuple[Step, ...], run: Run) -> int:
+    """What the weights of a pass take at most, once they are transformed."""
+    return planes_of(run.side) * run.like.element_size() * sum(step.c_in * step.c_out for step in steps)
 
 
 def _measured(moments: Moments, exponent: int, run: Run) -> Point:
