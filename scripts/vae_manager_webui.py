@@ -9,7 +9,6 @@ from modules.ui_components import InputAccordion, ToolButton
 from vae_manager.webui import (
     api,
     calibration,
-    describe,
     hosts,
     infotext,
     job,
@@ -41,8 +40,7 @@ class VaeManager(scripts.Script):
             panel.Parts(InputAccordion, ToolButton),
             panel.Actions(
                 lambda refresh: [file.name for file in session.files(refresh)],
-                lambda choice: describe.describe_choice(choice, session.files(), session.hashes, session.automatic),
-                session.trace,
+                session.about,
                 lambda values: presets.save_preset(session, values),
                 lambda: presets.forget_preset(session),
                 lambda values, reference: calibration.calibrate(session, values, reference),

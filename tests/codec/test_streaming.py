@@ -358,10 +358,13 @@ def test_the_peak_stays_within_the_plans_promise() -> None:
 def test_freed_memory_is_given_back_as_often_as_a_plan_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[int] = []
     monkeypatch.setattr(heap, "trim", lambda: trims.append(1))
-    kept = heap.Heap(1600)
+    kept = heap.Heap(1600, torch.device("cpu"))
     for _ in range(50):
         kept.passed(10)
     assert len(trims) == 5  # after every 100 bytes
+    elsewhere = heap.Heap(1600, torch.device("cuda"))  # its allocator is not glibc's
+    elsewhere.passed(10**12)
+    assert len(trims) == 5
     vae = small_vae((8, 16), dtype=torch.float32)
     stream_decode(vae, torch.randn(1, 4, 12, 12), plan=plan_decode(vae, (1, 4, 12, 12), mode="A", strip_pixels=16))
     assert len(trims) > 5

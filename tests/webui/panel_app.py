@@ -17,7 +17,7 @@ from vae_manager.selection.checkpoint import open_checkpoint
 from vae_manager.selection.choose import Wishes, choose
 from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.presets import Preset, Presets, VaeWish
-from vae_manager.webui.describe import describe_choice
+from vae_manager.webui.describe import describe_automatic, describe_choice
 from vae_manager.webui.panel import Actions, Parts, build_panel
 
 FOLDER, PORT = Path(sys.argv[1]), int(sys.argv[2])
@@ -58,8 +58,10 @@ with gr.Blocks() as page:
             Parts(accordion, lambda text, elem_id: gr.Button(text, elem_id=elem_id)),
             Actions(
                 lambda refresh: [file.name for file in files()],
-                lambda choice: describe_choice(choice, files(), HASHES),
-                lambda choice: choose(Wishes(choice), VaeIndex(files(), HASHES)).trace,
+                lambda choice: (
+                    describe_choice(choice, files(), HASHES, describe_automatic(None)),
+                    choose(Wishes(choice), VaeIndex(files(), HASHES)).trace,
+                ),
                 save,
                 forget,
                 lambda settings, reference: f"calibrated {settings.vae} with {reference}",

@@ -18,6 +18,7 @@ from tests.webui.test_session import Job, OneModel
 from vae_manager.codec.taesd import TinyConfig, make_decoder
 from vae_manager.codec.whole import decode
 from vae_manager.library.hashing import sha256_of
+from vae_manager.selection.decision import AUTOMATIC
 from vae_manager.webui.calibration import calibrate
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.options import Options
@@ -166,22 +167,22 @@ def test_a_rule_decides_and_off_stays_off(session, host):
 
 def test_a_preset_is_saved_used_renamed_and_forgotten(session, host):
     assert "Saved" in save_preset(session, PanelSettings(True, "b", decode="exact"))
-    assert "b.safetensors" in session.automatic()
+    assert "b.safetensors" in session.about(AUTOMATIC)[0]
     job = start(session, ["x"], PanelSettings(True))
     assert (host.pixels() - decode(make_vae(seed=2), host_z())).abs().max() < 0.005 * 2 / 255
     assert "decode=exact" in job.extra_generation_params[KEY]
     session.finish(job)
     assert "There is no VAE" in save_preset(session, PanelSettings(True, "nope"))
     assert "Forgotten" in forget_preset(session) and "Nothing is saved" in forget_preset(session)
-    assert "baked" in session.automatic()
+    assert "baked" in session.about(AUTOMATIC)[0]
 
 
 def test_what_was_used_on_request_is_remembered_where_the_user_wants_that(session, host):
     session.finish(start(session, ["x"], PanelSettings(True, "b")), SimpleNamespace(extra_generation_params={}))
-    assert "its baked VAE" in session.automatic()
+    assert "its baked VAE" in session.about(AUTOMATIC)[0]
     session.obey(Options(1 << 30, remember=True))
     session.finish(start(session, ["x"], PanelSettings(True, "c")), SimpleNamespace(extra_generation_params={}))
-    assert "c.safetensors" in session.automatic()
+    assert "c.safetensors" in session.about(AUTOMATIC)[0]
 
 
 def test_the_webuis_setting_counts_unless_it_is_of_another_family(session, host, write_vae):

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vae_manager.codec.autoencoder import Upsample
 from vae_manager.codec.config import compare_shapes
 from vae_manager.codec.litevae import (
     SUB_BANDS,
@@ -226,17 +227,6 @@ class Level(nn.Module):
         for block in self.block:
             x = block(x)
         return self.upsample(x)
-
-
-class Upsample(nn.Module):
-    """Twice the size by repeating pixels, and a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = conv(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class OpenDecoder(nn.Module):

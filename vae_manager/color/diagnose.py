@@ -69,6 +69,7 @@ def diagnose(
     changed: Tensor | None = None,
     pool: Sequence[Statistics] = (),
     called: str = REFERENCE,
+    seen: Statistics | None = None,
 ) -> Diagnosis:
     """Diagnose one picture (3, H, W), gamma RGB in [0, 1].
 
@@ -79,8 +80,9 @@ def diagnose(
         changed: (H, W), 1 where the picture was meant to differ from the reference.
         pool: statistics of pictures of the same checkpoint and VAE, oldest first; this one may be among them.
         called: what the reference is, for the user.
+        seen: the picture's statistics, where they are known.
     """
-    seen = statistics(pixels)
+    seen = seen or statistics(pixels)
     if broken := _broken(seen):
         return broken
     score, blind_map = judge(seen)

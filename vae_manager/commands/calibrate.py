@@ -17,7 +17,7 @@ from vae_manager.color.bake import fold_decoder, fold_encoder
 from vae_manager.color.calibration import measure
 from vae_manager.color.matrix import adjustment, affine, compose, identity, invert, is_identity
 from vae_manager.commands import Result, open_file
-from vae_manager.commands.outputs import check_vae_output, save_vae
+from vae_manager.commands.outputs import check_vae_output, save_vae, write_whole
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
@@ -38,7 +38,8 @@ def calibrate(args: argparse.Namespace) -> Result:
     matrix, residual = measure(build_kl(*vae[:2]), build_kl(*reference[:2]), latents)
     document = {"matrix": rows(matrix), "residual": round(residual, 6)}
     if args.output:
-        _write_text(Path(args.output), json.dumps(document))
+        text = json.dumps(document) + "\n"
+        write_whole(Path(args.output), lambda part: part.write_text(text, encoding="utf-8"))
     return Result(document, f"{_matrix_text(matrix)}\nMedian residual {residual * 255:.2f} of 255.")
 
 
@@ -152,7 +153,3 @@ def _provenance(source: VaeFile, matrix: Tensor, encoder: bool) -> dict[str, str
         "vae_manager.baked_into": "decoder and encoder" if encoder else "decoder",
         "vae_manager.color_matrix": json.dumps(rows(matrix)),
     }
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")

@@ -144,14 +144,15 @@ class Colors:
         return Finished(_held(_corrected(picture, found, wish), began), said_of(found))
 
     def _diagnosed(self, picture: Tensor, made: Made, began: Reference | None, first: FirstPass | None) -> Diagnosis:
-        pool = self.session.add(made.checkpoint, made.vae, statistics(picture))
+        seen = statistics(picture)
+        pool = self.session.add(made.checkpoint, made.vae, seen)
         calibration = self.calibration(made)
 
         def by(reference: Reference | None) -> Diagnosis:
             if reference is None:
-                return diagnose(picture, made.fault, calibration, pool=pool)
+                return diagnose(picture, made.fault, calibration, pool=pool, seen=seen)
             pixels, changed, called = reference.pixels, reference.changed, reference.called
-            return diagnose(picture, made.fault, calibration, pixels, changed, pool, called)
+            return diagnose(picture, made.fault, calibration, pixels, changed, pool, called, seen)
 
         if began is not None or first is None or not self._trusted(first, made):
             return by(began)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.families import family_title
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.report import quick_report
+from vae_manager.selection.checkpoint import Checkpoint
 from vae_manager.selection.decision import AUTOMATIC, BAKED, Decision
 from vae_manager.selection.names import find_by_name
 
 
-def describe_choice(
-    choice: str, files: Sequence[VaeFile], hashes: HashCache, automatic: Callable[[], str] | None = None
-) -> str:
+def describe_choice(choice: str, files: Sequence[VaeFile], hashes: HashCache, automatic: str) -> str:
     """Say what the choice is, or what is wrong with it. Reads a file's header at most.
 
-    `automatic` says what the automatic choice is just now.
+    `automatic`: what the automatic choice is just now.
     """
     if choice == AUTOMATIC:
-        return automatic() if automatic else "Automatic: the VAE that suits the checkpoint."
+        return automatic
     if choice == BAKED:
         return "Baked: the VAE inside the checkpoint, whatever the WebUI has set."
     try:
@@ -31,13 +30,16 @@ def describe_choice(
     return describe_file(file, hashes)
 
 
-def describe_decision(checkpoint: str, decision: Decision) -> str:
-    """What a checkpoint gets and why, and what would make it better."""
+def describe_automatic(found: tuple[Checkpoint, Decision] | None) -> str:
+    """What the loaded checkpoint gets and why, and what would make it better; None while none is loaded."""
+    if found is None:
+        return "Automatic: the VAE that suits the checkpoint; none is loaded yet."
+    checkpoint, decision = found
     what = {"baked": "its baked VAE", "host": "the WebUI's own VAE"}.get(decision.kind) or (
         decision.vae.name if decision.vae else ""
     )
     more = [*decision.warnings, *decision.advice]
-    return " ".join([f"Automatic: {checkpoint} gets {what} — {decision.reason}.", *more])
+    return " ".join([f"Automatic: {checkpoint.file.path.name} gets {what} — {decision.reason}.", *more])
 
 
 def describe_file(file: VaeFile, hashes: HashCache) -> str:

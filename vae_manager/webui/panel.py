@@ -7,7 +7,6 @@ of its own.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from vae_manager.selection.presets import Presets
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.preset_list import build_preset_list
 from vae_manager.webui.settings import COLOR, DECODE, PanelSettings, from_arguments
-from vae_manager.webui.trace import trace_html
+from vae_manager.webui.trace import line, trace_html
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,8 @@ class Actions:
 
     names: Callable[[bool], Sequence[str]]
     """The VAE files' names; called with True it looks at the disk again."""
-    describe: Callable[[str], str]
-    """What one choice of VAE means."""
-    trace: Callable[[str], Sequence[Step]]
-    """How it is decided on what the loaded checkpoint gets with that choice."""
+    about: Callable[[str], tuple[str, Sequence[Step]]]
+    """What one choice of VAE means, and how it is decided on what the loaded checkpoint gets with it."""
     save: Callable[[PanelSettings], str]
     """Keep these settings as the preset of the checkpoint that is loaded."""
     forget: Callable[[], str]
@@ -90,10 +87,10 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
             elem_id=named(name),
         )
 
-    def chosen(choice: str | None, line: str | None = None) -> str:
+    def chosen(choice: str | None, said: str | None = None) -> str:
         """The panel's line, the choice's own unless another is given, and below it how the choice is decided."""
-        choice = choice or AUTOMATIC
-        return _line(actions.describe(choice) if line is None else line) + trace_html(actions.trace(choice))
+        meaning, steps = actions.about(choice or AUTOMATIC)
+        return line(meaning if said is None else said) + trace_html(steps)
 
     with parts.accordion(False, label=KEY, elem_id=f"vae_manager_{tab}") as enabled:
         with gr.Row(elem_classes=["vae-manager-row"]):
@@ -157,7 +154,3 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
 
 def _choices(first: str, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([first, BAKED, *names]))
-
-
-def _line(text: str) -> str:
-    return f'<p class="vae-manager-about">{html.escape(text)}</p>'

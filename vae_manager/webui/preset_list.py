@@ -6,7 +6,6 @@ each of its buttons; what another page or process has changed meanwhile is notic
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import gradio as gr
 
 from vae_manager.selection.presets import Presets
 from vae_manager.webui.kept_presets import export_file, import_file, labels, presets_html, remove_one
+from vae_manager.webui.trace import line
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ def build_preset_list(tab: str, tool_button: Callable[..., Any], presets: Preset
     shown = (kept, chosen)
 
     refresh.click(read, [], [*shown], show_progress="hidden")
-    remove.click(lambda label: [*_said(remove_one(presets, label)), *read()], [chosen], [said, *shown])
+    remove.click(lambda label: [line(remove_one(presets, label)), *read()], [chosen], [said, *shown])
     export.click(lambda: _exported(presets), [], [said, file])
     upload.upload(
-        lambda given, own: [*_said(import_file(presets, Path(getattr(given, "name", given)), own)), *read()],
+        lambda given, own: [line(import_file(presets, Path(getattr(given, "name", given)), own)), *read()],
         [upload, replace_own],
         [said, *shown],
     )
@@ -71,8 +71,4 @@ def build_preset_list(tab: str, tool_button: Callable[..., Any], presets: Preset
 
 def _exported(presets: Presets) -> list[Any]:
     sentence, path = export_file(presets)
-    return [*_said(sentence), gr.update(value=str(path) if path else None, visible=path is not None)]
-
-
-def _said(sentence: str) -> list[str]:
-    return [f'<p class="vae-manager-about">{html.escape(sentence)}</p>']
+    return [line(sentence), gr.update(value=str(path) if path else None, visible=path is not None)]

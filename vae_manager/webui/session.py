@@ -32,7 +32,7 @@ from vae_manager.selection.preset_file import Preset, VaeWish
 from vae_manager.webui import coder
 from vae_manager.webui.chooser import Asked, Chooser
 from vae_manager.webui.coloring import Colors, FirstPass, Made, rescaled, vae_fault
-from vae_manager.webui.describe import describe_decision
+from vae_manager.webui.describe import describe_automatic, describe_choice
 from vae_manager.webui.first_stage import FirstStage
 from vae_manager.webui.hosts.base import Guards, Host
 from vae_manager.webui.infotext import KEY
@@ -105,18 +105,12 @@ class Session:
         asked = self._asked(settings, model, self.host.loaded_vae(model))
         return checkpoint, self.chooser.decide(asked, None, checkpoint, self.index())
 
-    def automatic(self) -> str:
-        """What the automatic choice is just now, in a line."""
-        found = self.preview(PanelSettings(True))
-        if found is None:
-            return "Automatic: the VAE that suits the checkpoint; none is loaded yet."
-        checkpoint, decision = found
-        return describe_decision(checkpoint.file.path.name, decision)
-
-    def trace(self, choice: str) -> tuple[Step, ...]:
-        """How a choice of the panel's VAE is decided just now; empty while no model is loaded."""
+    def about(self, choice: str) -> tuple[str, tuple[Step, ...]]:
+        """What a choice of the panel's VAE means, in a line, and how it is decided just now: no steps while no model
+        is loaded."""
         found = self.preview(PanelSettings(True, choice))
-        return found[1].trace if found else ()
+        line = describe_choice(choice, self.files(), self.hashes, describe_automatic(found))
+        return line, found[1].trace if found else ()
 
     def obey(self, options: Options) -> None:
         """The settings as they are for the next job."""

@@ -19,6 +19,11 @@ def trace_html(steps: Sequence[Step]) -> str:
     )
 
 
+def line(text: str) -> str:
+    """One line of plain text, as the panel shows it."""
+    return f'<p class="vae-manager-about">{html.escape(text)}</p>'
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """An HTML table that scrolls by itself where the page is narrow; every text is escaped."""
 

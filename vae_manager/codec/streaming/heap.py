@@ -8,7 +8,10 @@ left to themselves.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
+
+import torch
 
 TRIMS = 16
 """How often memory of the size of a plan's peak may pass before the heap is trimmed: what is not yet given back is at
@@ -32,10 +35,10 @@ def trim() -> None:
 
 
 class Heap:
-    """Trims the heap from time to time in a run whose plan takes `peak` bytes."""
+    """Trims the heap from time to time in a run whose plan takes `peak` bytes, and whose maps are on `storage`."""
 
-    def __init__(self, peak: int) -> None:
-        self._every = peak // TRIMS
+    def __init__(self, peak: int, storage: torch.device) -> None:
+        self._every = peak // TRIMS if storage.type == "cpu" else math.inf
         self._passed = 0
 
     def passed(self, size: int) -> None:

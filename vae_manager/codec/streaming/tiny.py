@@ -178,7 +178,7 @@ class TinyCoder:
         source = Map(x.shape[0], plan.device)
         source.append(x)
         del x
-        flow, heap = _Flow(plan, plan.rows[0], self.wraps), Heap(plan.peak_bytes)
+        flow, heap = _Flow(plan, plan.rows[0], self.wraps), Heap(plan.peak_bytes, plan.storage)
         for segment in self.segments:
             begin()
             strips, height = flow.segment(segment, source)
