@@ -34,8 +34,8 @@ from tools.build_color_set import FAULTS, fault_matrix
 from vae_manager.codec.build import build_kl
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.color.bake import fold_decoder
-from vae_manager.color.correct import correct
-from vae_manager.color.diagnose import diagnose
+from vae_manager.color.correct import correct, treat
+from vae_manager.color.diagnose import Diagnosis, diagnose
 from vae_manager.color.faults import TOO_STRONG, missing_fault, scale_fault
 from vae_manager.color.fit import box_down, fit_map
 from vae_manager.color.matrix import adjustment, affine, apply, is_identity, stretch
@@ -435,6 +435,7 @@ def speed(side: int = 1024) -> list[Row]:
     y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
     v = 0.15 + 0.6 * torch.stack([x, y, (x + y) / 2]) + 0.05 * torch.rand(3, side, side)
     image, mild, strong = _to_image(v), stretch(0.16, 0.78), stretch(0.25, 0.7, 1.2)
+    mapped = Diagnosis("picture", 1.0, "for the benchmark", mild)
     subjects: dict[str, Callable[[], object]] = {
         "PIL autocontrast (8-bit in and out)": lambda: ImageOps.autocontrast(image),
         "float 3×4": lambda: affine(v, mild),
@@ -442,7 +443,8 @@ def speed(side: int = 1024) -> list[Row]:
         "float 3×4, a third out of gamut": lambda: apply(v, strong),
         "statistics": lambda: statistics(v),
         "diagnosis of one picture": lambda: diagnose(v),
-        "diagnosis, float 3×4 and gamut": lambda: (diagnose(v), correct(v, mild)),
+        "statistics of a sample, float 3×4, gamut and NaN": lambda: (statistics(v, whole=False), treat(v, mapped)),
+        "diagnosis, float 3×4, gamut and NaN": lambda: (diagnose(v, seen=statistics(v, whole=False)), treat(v, mapped)),
     }
     best = dict.fromkeys(subjects, float("inf"))
     for _ in range(40):

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vae_manager.color.correct import correct, correct_levels, to_levels
-from vae_manager.color.matrix import identity, stretch
+from vae_manager.color.correct import correct, correct_levels, to_levels, treat
+from vae_manager.color.diagnose import Diagnosis
+from vae_manager.color.matrix import identity, is_identity, stretch
+from vae_manager.color.statistics import statistics
 
 MAP = stretch(0.15, 0.85, 1.1)
 
@@ -33,6 +35,17 @@ def test_one_value_that_is_not_finite_is_found_however_many_leave_the_gamut(matr
     assert correct(v, matrix) is not v
     v[2, 189, 189] = value
     assert correct(v, matrix) is v
+
+
+@pytest.mark.parametrize("matrix", [identity(), stretch(0.05, 0.95)])
+def test_a_nan_that_the_sample_did_not_hit_is_found_when_the_picture_is_treated(matrix):
+    v, found = noise(3, 800, 800), Diagnosis("picture", 0.9, "pale", matrix)
+    done, said = treat(v, found)
+    assert said is found and (done is v) == is_identity(matrix)
+    v[1, 799, 797] = float("nan")
+    assert statistics(v, whole=False).finite and not statistics(v).finite
+    done, said = treat(v, found)
+    assert done is v and said.cause == "nan"
 
 
 def test_what_an_inpaint_left_alone_stays_bit_for_bit():

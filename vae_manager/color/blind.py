@@ -14,7 +14,7 @@ import math
 from functools import cache
 from pathlib import Path
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from vae_manager.color.matrix import identity, stretch
@@ -49,8 +49,8 @@ def judge(s: Statistics) -> tuple[float, Tensor]:
     if abstains(s):
         return 0.0, identity()
     net = _network()
-    x = (torch.tensor(features(s), dtype=torch.float64) - net["mean"]) / net["deviation"]
-    hidden = torch.tanh(net["hidden_weight"] @ x + net["hidden_bias"])
+    x = (np.array(features(s)) - net["mean"]) / net["deviation"]
+    hidden = np.tanh(net["hidden_weight"] @ x + net["hidden_bias"])
     sure, black, white, chroma = (net["out_weight"] @ hidden + net["out_bias"]).tolist()
     score = _sigmoid(2 * sure)
     return score, correction(s, gate(score), black, white, chroma)
@@ -122,6 +122,6 @@ def _sigmoid(x: float) -> float:
 
 
 @cache
-def _network() -> dict[str, Tensor]:
+def _network() -> dict[str, np.ndarray]:
     document = json.loads(WEIGHTS.read_text(encoding="utf-8"))
-    return {name: torch.tensor(values, dtype=torch.float64) for name, values in document.items() if name != "about"}
+    return {name: np.array(values) for name, values in document.items() if name != "about"}

@@ -5,7 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vae_manager.color.diagnose import NAN, Diagnosis
 from vae_manager.color.matrix import apply, apply_finite, blend, is_identity
+from vae_manager.color.statistics import all_finite
+
+
+def treat(pixels: Tensor, found: Diagnosis, strength: float = 1.0) -> tuple[Tensor, Diagnosis]:
+    """Correct one picture (3, H, W) as it was diagnosed, and look for NaN where a sample of it did not.
+
+    That costs next to nothing where a map is applied. Returns the very same picture where there is nothing to do or
+    a value is not finite, and then `NAN`.
+    """
+    matrix = blend(found.matrix, strength)
+    if is_identity(matrix):
+        return pixels, found if all_finite(pixels) else NAN
+    out = apply_finite(pixels, matrix)
+    return (pixels, NAN) if out is None else (out, found)
 
 
 def correct(pixels: Tensor, matrix: Tensor, strength: float = 1.0, changed: Tensor | None = None) -> Tensor:

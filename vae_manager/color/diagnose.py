@@ -24,6 +24,8 @@ BLACK = 4 / 255
 
 REFERENCE = "the reference"
 
+DECODE_AGAIN = "decode again in bf16 or fp32"
+
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
@@ -59,6 +61,9 @@ class Diagnosis:
             "remedy": self.remedy,
             "matrix": [[round(value, 6) for value in row] for row in self.matrix.tolist()],
         }
+
+
+NAN = Diagnosis("nan", 1.0, "the picture holds NaN: the VAE cannot work in this precision", remedy=DECODE_AGAIN)
 
 
 def diagnose(
@@ -123,12 +128,11 @@ def looks_fine(pixels: Tensor) -> bool:
 
 
 def _broken(seen: Statistics) -> Diagnosis | None:
-    remedy = "decode again in bf16 or fp32"
     if not seen.finite:
-        return Diagnosis("nan", 1.0, "the picture holds NaN: the VAE cannot work in this precision", remedy=remedy)
+        return NAN
     if seen.ceilings[0] < BLACK:
         reason = "the picture is black: most likely the VAE failed in half precision"
-        return Diagnosis("black", 1.0, reason, remedy=remedy)
+        return Diagnosis("black", 1.0, reason, remedy=DECODE_AGAIN)
     return None
 
 

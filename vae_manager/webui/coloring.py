@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vae_manager.color.correct import correct
+from vae_manager.color.correct import correct, treat
 from vae_manager.color.diagnose import Diagnosis, diagnose, looks_fine, match
 from vae_manager.color.drift import hold
 from vae_manager.color.faults import Fault, examined_fault, known_fault, scale_fault
@@ -141,10 +141,11 @@ class Colors:
         if wish.mode == "match":
             return _matched(picture, wish, began)
         found = self._diagnosed(picture, made, began, first)
-        return Finished(_held(_corrected(picture, found, wish), began), said_of(found))
+        done, found = treat(picture, found, wish.strength)
+        return Finished(_held(done.to(picture.dtype), began), said_of(found))
 
     def _diagnosed(self, picture: Tensor, made: Made, began: Reference | None, first: FirstPass | None) -> Diagnosis:
-        seen = statistics(picture)
+        seen = statistics(picture, whole=False)
         pool = self.session.add(made.checkpoint, made.vae, seen)
         calibration = self.calibration(made)
 
@@ -184,12 +185,9 @@ def _matched(picture: Tensor, wish: Wish, began: Reference | None) -> Finished:
     if found is None:
         other = f"{reference.called} shows something else, or in another shape"
         return Finished(picture, warning=f"Colour: {other}; nothing was changed.")
-    done = _corrected(picture, found, wish)
+    done, found = treat(picture, found, wish.strength)
+    done = done.to(picture.dtype)
     return Finished(_held(done, began) if reference is began else done, said_of(found))
-
-
-def _corrected(picture: Tensor, found: Diagnosis, wish: Wish) -> Tensor:
-    return correct(picture, found.matrix, wish.strength).to(picture.dtype) if found.corrects else picture
 
 
 def _held(picture: Tensor, began: Reference | None) -> Tensor:
