@@ -1,34 +1,36 @@
 """Judge one picture by itself: is it washed out, and if so, how much of it can be undone?
 
-A small network (56 statistics; the mean of five with 32 hidden units each) says four things: how sure it is, which
-parts of the darkest level and of the brightest level's distance from white are the fault's, and which chroma gain is
-right. It was trained to bring faded photographs back and punished for touching good and legitimate ones
-(`tools/fit_color_score.py`); docs/color.md has what it reaches on pictures that it never saw. One picture is weak
+Boosted trees over 56 statistics say four things: how sure they are, how far black is lifted and white lowered, and
+which chroma gain is right. They were fitted to tell faded photographs from good and legitimate pictures
+(`tools/fit_color_score.py`); docs/color.md has what they reach on pictures that they never saw. One picture is weak
 evidence: everything in `diagnose` that knows more is asked first.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
 from torch import Tensor
 
 from vae_manager.color.matrix import identity, stretch
 from vae_manager.color.statistics import TONES, Statistics, saturations
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "color_score.json"
+TREES = Path(__file__).resolve().parent.parent / "data" / "color_trees.safetensors"
 
 SURE = (0.3, 0.7)
 """Below the first score nothing is done, above the second everything."""
 
+FINE = 0.05
+"""Up to this score a picture looks right by itself: the logit is lowered by 3 for care, so 0.05 is as likely as not."""
+
 MAX_SHIFT = 0.35
 """No fault that was met lifts black, or lowers white, by more."""
 
-MAX_CHROMA = 0.25
+MAX_CHROMA = 0.3
 """Largest logarithm of the chroma gain."""
 
 MIN_TEXTURE, MIN_CHROMA = 0.06, 0.03
@@ -48,21 +50,18 @@ def judge(s: Statistics) -> tuple[float, Tensor]:
     """How likely the picture is washed out (0 to 1), and the map (3, 4) that undoes it as far as that goes."""
     if abstains(s):
         return 0.0, identity()
-    net = _network()
-    x = (np.array(features(s)) - net["mean"]) / net["deviation"]
-    hidden = np.tanh(net["hidden_weight"] @ x + net["hidden_bias"])
-    sure, black, white, chroma = (net["out_weight"] @ hidden + net["out_bias"]).tolist()
-    score = _sigmoid(2 * sure)
-    return score, correction(s, gate(score), black, white, chroma)
+    sure, black, white, chroma = _answers(np.array(features(s), np.float32))
+    score = _sigmoid(sure)
+    return score, correction(gate(score), black, white, chroma)
 
 
-def correction(s: Statistics, g: float, black: float, white: float, chroma: float) -> Tensor:
-    """The map for the network's answers, each applied with the weight g."""
+def correction(g: float, black: float, white: float, chroma: float) -> Tensor:
+    """The map for the trees' answers, each applied with the weight g: the levels that black was lifted and white
+    lowered by, and the logarithm of the chroma gain."""
     if g <= 0:
         return identity()
-    low = min(g * s.floors[0] * _sigmoid(black), MAX_SHIFT)
-    high = min(g * (1 - s.ceilings[0]) * _sigmoid(white), MAX_SHIFT)
-    return stretch(low, 1 - high, math.exp(g * MAX_CHROMA * math.tanh(chroma)))
+    low, high = (g * min(max(shift, 0.0), MAX_SHIFT) for shift in (black, white))
+    return stretch(low, 1 - high, math.exp(g * min(max(chroma, -MAX_CHROMA), MAX_CHROMA)))
 
 
 def gate(score: float) -> float:
@@ -72,7 +71,7 @@ def gate(score: float) -> float:
 
 
 def features(s: Statistics) -> list[float]:
-    """What the network sees: levels and their spread near black and near white, chroma, texture, the faults' own
+    """What the trees see: levels and their spread near black and near white, chroma, texture, the faults' own
     pattern (black lifted .45 for every .55 that white is lowered), and how far the most saturated colours are from
     the edge of the gamut, once the levels are stretched."""
     low, high, chroma = s.floors, [1 - c for c in s.ceilings], s.chromas
@@ -121,7 +120,17 @@ def _sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, x))))
 
 
+def _answers(x: np.ndarray) -> list[float]:
+    """What each of the four forests comes to: the sum of the leaves that x, float32, falls into."""
+    trees = _trees()
+    at = trees["roots"]
+    for _ in range(int(trees["depth"][0])):  # a leaf points at itself
+        at = np.where(x[trees["feature"][at]] <= trees["threshold"][at], trees["below"][at], trees["above"][at])
+    return (np.add.reduceat(trees["value"][at], trees["forests"]) + trees["baseline"]).tolist()
+
+
 @cache
-def _network() -> dict[str, np.ndarray]:
-    document = json.loads(WEIGHTS.read_text(encoding="utf-8"))
-    return {name: np.array(values) for name, values in document.items() if name != "about"}
+def _trees() -> dict[str, np.ndarray]:
+    """`feature`, `threshold`, `below`, `above` and `value` of every node, `roots` of every tree, the first tree of each
+    of the `forests` with its `baseline`, and the `depth` of the deepest."""
+    return load_file(TREES)

@@ -1,0 +1,45 @@
+"""The trees that judge one picture are walked as trees, and answers become maps within their limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.color.test_diagnose import picture
+from vae_manager.color.blind import MAX_CHROMA, MAX_SHIFT, _answers, _trees, correction, features, gate
+from vae_manager.color.matrix import is_identity, stretch
+from vae_manager.color.statistics import statistics
+
+
+def walked(x: np.ndarray) -> list[float]:
+    """Each tree from its root to a leaf, one node at a time."""
+    trees = _trees()
+    sums = list(trees["baseline"])
+    for number, node in enumerate(trees["roots"]):
+        forest = int((trees["forests"] <= number).sum()) - 1
+        while trees["below"][node] != node:
+            side = "below" if x[trees["feature"][node]] <= trees["threshold"][node] else "above"
+            node = trees[side][node]
+        sums[forest] += trees["value"][node]
+    return sums
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_trees_are_walked_to_their_leaves(seed):
+    x = np.array(features(statistics(picture(seed))), np.float32)
+    assert _answers(x) == pytest.approx(walked(x), abs=1e-4)
+
+
+def test_answers_are_kept_within_what_faults_do():
+    assert is_identity(correction(0.0, 0.2, 0.2, 0.1))
+    assert torch.allclose(correction(1.0, 0.1, 0.2, 0.0), stretch(0.1, 0.8))
+    assert torch.allclose(correction(1.0, 9.0, -9.0, 9.0), stretch(MAX_SHIFT, 1.0, np.exp(MAX_CHROMA)))
+    assert torch.allclose(correction(0.5, 0.1, 0.2, 0.0), stretch(0.05, 0.9))
+
+
+def test_the_gate_opens_smoothly():
+    scores = np.linspace(0, 1, 101)
+    opened = np.array([gate(score) for score in scores])
+    assert opened[0] == opened[30] == 0 and opened[70] == opened[100] == 1
+    assert (np.diff(opened) >= 0).all() and np.diff(opened).max() < 0.04
