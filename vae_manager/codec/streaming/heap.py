@@ -34,6 +34,17 @@ def trim() -> None:
         _trim(0)
 
 
+def with_slack(peak: int, storage: torch.device) -> int:
+    """What a run takes of the system whose strips and weights take `peak` bytes: up to a part of it is not yet given
+    back. A GPU's allocator gives freed memory out again."""
+    return peak + peak // TRIMS if storage.type == "cpu" else peak
+
+
+def without_slack(limit: int, storage: torch.device) -> int:
+    """How much a run's strips and weights may take, so that it stays within `limit` bytes."""
+    return limit * TRIMS // (TRIMS + 1) if storage.type == "cpu" else limit
+
+
 class Heap:
     """Trims the heap from time to time in a run whose plan takes `peak` bytes, and whose maps are on `storage`."""
 

@@ -14,6 +14,7 @@ from itertools import product
 import torch
 
 from vae_manager.codec.streaming.attention import query_chunk
+from vae_manager.codec.streaming.heap import with_slack, without_slack
 from vae_manager.codec.streaming.kernels import SIDES, transformed, workspace
 from vae_manager.codec.streaming.passes import NAMED, POLICIES, Keep, Pass, Step, passes, steps_of
 from vae_manager.codec.streaming.structure import Block, Chain
@@ -257,7 +258,8 @@ def _plan(chain: Chain, request: Request, attention_bytes: int) -> Plan:
     """The cheapest plan that fits, or else the smallest."""
     grids, steps = stage_grids(chain, *request.shape[2:]), stage_steps(chain)
     fixed = _fixed_bytes(chain, request, grids[-1])
-    room, full = request.limit_bytes - fixed, len(grids) - 1 if chain.decodes else 0
+    room = without_slack(request.limit_bytes, request.storage) - fixed
+    full = len(grids) - 1 if chain.decodes else 0
 
     def options(n: int, policies: tuple[Keep, ...]) -> list[_Option]:
         found = []
@@ -278,7 +280,7 @@ def _plan(chain: Chain, request: Request, attention_bytes: int) -> Plan:
         rows=tuple(option.rows for option in chosen),
         sides=tuple(option.side for option in chosen),
         attention_bytes=attention_bytes,
-        peak_bytes=fixed + max(option.peak for option in chosen),
+        peak_bytes=with_slack(fixed + max(option.peak for option in chosen), request.storage),
         work=sum(option.work for option in chosen) * request.shape[0],
     )
 

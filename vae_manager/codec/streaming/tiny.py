@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vae_manager.codec.streaming.heap import Heap
+from vae_manager.codec.streaming.heap import Heap, with_slack
 from vae_manager.codec.streaming.kernels import (
     SIDES,
     Kernel,
@@ -148,7 +148,9 @@ class TinyCoder:
             peak = max(peak, request.item * (maps + _strip_numbers(segment, request, height, width, rows, self.wraps)))
             (height, width), kept = behind, made
         work = sum(self._work(*request.shape[2:])) * n
-        return Plan(self.decodes, request, (NAMED["D"],), (rows,), SIDES[:1], 0, fixed + peak, work)
+        return Plan(
+            self.decodes, request, (NAMED["D"],), (rows,), SIDES[:1], 0, with_slack(fixed + peak, request.storage), work
+        )
 
     def pass_work(self, plan: Plan) -> list[float]:
         return self._work(*plan.shape[2:])
