@@ -28,11 +28,14 @@ from tqdm import tqdm
 
 from tools.build_color_set import FAULTS, fault_matrix
 from vae_manager.color.blind import MAX_CHROMA, MAX_SHIFT, SURE, abstains, features
-from vae_manager.color.matrix import LUMA, affine
+from vae_manager.color.matrix import LUMA, adjustment, affine, compose
 from vae_manager.color.statistics import Statistics, statistics
 
-DRAWS = 4
+DRAWS = 5
 """Faded pictures of each kind of fault that are made of a good one."""
+AGAIN = (0.55, 0.9)
+"""One of each kind is faded once more, to this contrast: trees know nothing beyond what they have seen, and a picture
+that has lost more than any that was measured must not pass for fog."""
 FOLDS = 5
 TREES = 300
 """In each forest."""
@@ -93,8 +96,10 @@ def seen(job: tuple[Path, str, str, list[int]]) -> list[Seen]:
     with Image.open(file) as image:
         v = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     found = [Seen(source, False, statistics(v), _spread(v).numpy(), _spread(v).numpy())]
-    for fault in FAULTS * DRAWS if kind == "good" else ():
-        bad = (affine(v, torch.tensor(fault_matrix(fault, rng))).clamp(0, 1) * 255).round() / 255
+    for n, fault in enumerate(FAULTS * DRAWS if kind == "good" else ()):
+        again = adjustment(rng.uniform(*AGAIN) if n < len(FAULTS) else 1.0)
+        bad = affine(v, compose(again, torch.tensor(fault_matrix(fault, rng), dtype=torch.float64)))
+        bad = (bad.clamp(0, 1) * 255).round() / 255
         found.append(Seen(source, True, statistics(bad), _spread(bad).numpy(), _spread(v).numpy()))
     return found
 
@@ -154,7 +159,7 @@ def distance(pixels: Tensor, b: Tensor) -> Tensor:
     return torch.sqrt(d[..., 0] ** 2 + (dc / (1 + 0.045 * c)) ** 2 + dh2 / (1 + 0.015 * c) ** 2 + 1e-6).mean(-1)
 
 
-def best_stretches(cases: Cases, steps: int = 150) -> np.ndarray:
+def best_stretches(cases: Cases, steps: int = 100) -> np.ndarray:
     """For every case the black, white and chroma (P, 3) whose stretch brings it nearest to what it was."""
     start = torch.stack([0.7 * cases.floor, 0.7 * cases.headroom, torch.zeros_like(cases.floor)], dim=1)
     shifts = start.clone().requires_grad_(True)
