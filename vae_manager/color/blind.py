@@ -25,7 +25,7 @@ SURE = (0.3, 0.7)
 """Below the first score nothing is done, above the second everything."""
 
 FINE = 0.05
-"""Up to this score a picture looks right by itself: the logit is lowered by 2.9 for care, so it means an even chance."""
+"""Up to this score a picture looks right by itself: its logit is lowered by 2.9 for care, so this is an even chance."""
 
 MAX_SHIFT = 0.35
 """No fault that was met lifts black, or lowers white, by more."""
