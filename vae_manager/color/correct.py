@@ -16,11 +16,8 @@ def treat(pixels: Tensor, found: Diagnosis, strength: float = 1.0) -> tuple[Tens
     That costs next to nothing where a map is applied. Returns the very same picture where there is nothing to do or
     a value is not finite, and then `NAN`.
     """
-    matrix = blend(found.matrix, strength)
-    if is_identity(matrix):
-        return pixels, found if all_finite(pixels) else NAN
-    out = apply_finite(pixels, matrix)
-    return (pixels, NAN) if out is None else (out, found)
+    out = correct(pixels, found.matrix, strength)
+    return out, NAN if out is pixels and not all_finite(pixels) else found
 
 
 def correct(pixels: Tensor, matrix: Tensor, strength: float = 1.0, changed: Tensor | None = None) -> Tensor:

@@ -34,15 +34,15 @@ def trim() -> None:
         _trim(0)
 
 
-def with_slack(peak: int, storage: torch.device) -> int:
-    """What a run takes of the system whose strips and weights take `peak` bytes: up to a part of it is not yet given
-    back. A GPU's allocator gives freed memory out again."""
-    return peak + peak // TRIMS if storage.type == "cpu" else peak
+def with_slack(peak: int, device: torch.device) -> int:
+    """What a run takes of the memory of `device` whose strips and weights take `peak` bytes there: up to a part of it
+    is not yet given back. A GPU's allocator gives freed memory out again."""
+    return peak + peak // TRIMS if device.type == "cpu" else peak
 
 
-def without_slack(limit: int, storage: torch.device) -> int:
-    """How much a run's strips and weights may take, so that it stays within `limit` bytes."""
-    return limit * TRIMS // (TRIMS + 1) if storage.type == "cpu" else limit
+def without_slack(limit: int, device: torch.device) -> int:
+    """How much a run's strips and weights may take on `device`, so that it stays within `limit` bytes."""
+    return limit * TRIMS // (TRIMS + 1) if device.type == "cpu" else limit
 
 
 class Heap:

@@ -258,7 +258,7 @@ def _plan(chain: Chain, request: Request, attention_bytes: int) -> Plan:
     """The cheapest plan that fits, or else the smallest."""
     grids, steps = stage_grids(chain, *request.shape[2:]), stage_steps(chain)
     fixed = _fixed_bytes(chain, request, grids[-1])
-    room = without_slack(request.limit_bytes, request.storage) - fixed
+    room = without_slack(request.limit_bytes, request.device) - fixed
     full = len(grids) - 1 if chain.decodes else 0
 
     def options(n: int, policies: tuple[Keep, ...]) -> list[_Option]:
@@ -280,7 +280,7 @@ def _plan(chain: Chain, request: Request, attention_bytes: int) -> Plan:
         rows=tuple(option.rows for option in chosen),
         sides=tuple(option.side for option in chosen),
         attention_bytes=attention_bytes,
-        peak_bytes=with_slack(fixed + max(option.peak for option in chosen), request.storage),
+        peak_bytes=with_slack(fixed + max(option.peak for option in chosen), request.device),
         work=sum(option.work for option in chosen) * request.shape[0],
     )
 

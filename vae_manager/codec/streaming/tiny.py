@@ -149,7 +149,7 @@ class TinyCoder:
             (height, width), kept = behind, made
         work = sum(self._work(*request.shape[2:])) * n
         return Plan(
-            self.decodes, request, (NAMED["D"],), (rows,), SIDES[:1], 0, with_slack(fixed + peak, request.storage), work
+            self.decodes, request, (NAMED["D"],), (rows,), SIDES[:1], 0, with_slack(fixed + peak, request.device), work
         )
 
     def pass_work(self, plan: Plan) -> list[float]:
