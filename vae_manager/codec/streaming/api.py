@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict
 import torch
 from torch import Tensor, nn
 
+from vae_manager.codec.streaming import heap
 from vae_manager.codec.streaming.kl import KLCoder
 from vae_manager.codec.streaming.plan import MODES, Plan, Request, free_bytes
 from vae_manager.codec.streaming.run import NotFinite
@@ -244,6 +245,8 @@ def _attempt(
         if not is_out_of_memory(error):
             raise
         return MemoryError(str(error))
+    finally:
+        heap.trim()  # the host needs what the run has left
     return None
 
 

@@ -8,14 +8,18 @@ left to themselves.
 from __future__ import annotations
 
 import ctypes
-import math
+import mmap
 from collections.abc import Callable
 
 import torch
 
-TRIMS = 16
-"""How often memory of the size of a plan's peak may pass before the heap is trimmed: what is not yet given back is at
-most this part of it."""
+from vae_manager.codec.streaming.kernels import SIDES, Kernel, planes_of
+
+SLACK = 16
+"""Between two looks at the heap, a run takes about this part of its plan."""
+
+READY = planes_of(max(SIDES)) // 9
+"""How much larger than a layer's 3×3 weights they may get when they are made ready."""
 
 
 def _glibc_trim() -> Callable[[int], int] | None:
@@ -34,27 +38,51 @@ def trim() -> None:
         _trim(0)
 
 
+def resident_bytes() -> int:
+    """What the process has in memory now; 0 where there is no heap to trim, or the system is not Linux."""
+    if _trim is None:
+        return 0
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return 0
+
+
 def with_slack(peak: int, device: torch.device) -> int:
-    """What a run takes of the memory of `device` whose strips and weights take `peak` bytes there: up to a part of it
-    is not yet given back. A GPU's allocator gives freed memory out again."""
-    return peak + peak // TRIMS if device.type == "cpu" else peak
+    """What a run takes of the memory of `device` whose strips and weights take `peak` bytes there: a part of it is not
+    given back at once. A GPU's allocator gives freed memory out again."""
+    return peak + peak // SLACK if device.type == "cpu" else peak
 
 
 def without_slack(limit: int, device: torch.device) -> int:
     """How much a run's strips and weights may take on `device`, so that it stays within `limit` bytes."""
-    return limit * TRIMS // (TRIMS + 1) if device.type == "cpu" else limit
+    return limit * SLACK // (SLACK + 1) if device.type == "cpu" else limit
 
 
 class Heap:
-    """Trims the heap from time to time in a run whose plan takes `peak` bytes, and whose maps are on `storage`."""
+    """Trims the heap when a run on `device` passes the `peak` that its plan promises, without the slack."""
 
-    def __init__(self, peak: int, storage: torch.device) -> None:
-        self._every = peak // TRIMS if storage.type == "cpu" else math.inf
-        self._passed = 0
+    def __init__(self, peak: int, device: torch.device) -> None:
+        self._watches = device.type == "cpu"
+        most = without_slack(peak, device)
+        self._slack = peak - most
+        self._ceiling = resident_bytes() + most
 
-    def passed(self, size: int) -> None:
-        """`size` bytes were made, and others were freed for them, or will be: strips, or the weights of a pass."""
-        self._passed += size
-        if self._passed >= self._every:
-            self._passed = 0
+    def look(self, coming: int) -> None:
+        """Trim if `coming` bytes more would make the process too large. Where that does not help, others have grown
+        beside the run: what they have taken is not looked for again."""
+        if self._watches and resident_bytes() + coming > self._ceiling:
             trim()
+            self._ceiling = max(self._ceiling, resident_bytes() + self._slack)
+
+    def watched(self, make: Callable[..., Kernel], weight: torch.Tensor, *others: object) -> Kernel:
+        """`make(weight, *others)`, with a look before its weights are made ready and before each strip."""
+        self.look(READY * weight.nbytes)
+        kernel = make(weight, *others)
+
+        def run(buffer: torch.Tensor) -> torch.Tensor:
+            self.look(buffer.nbytes)  # what comes out is about as large
+            return kernel(buffer)
+
+        return run

@@ -61,7 +61,7 @@ class KLCoder:
         tick: Callable[[float], None],
     ) -> None:
         chain = self.chain
-        heap = Heap(plan.peak_bytes, plan.storage)
+        heap = Heap(plan.peak_bytes, plan.device)
         run = Run(plan.device, plan.dtype, plan.storage, chain.wraps, plan.attention_bytes, plan.sides[0], tick, heap)
         x = picture.to(plan.device, plan.dtype).permute(1, 2, 0).contiguous()
         if chain.pre is not None:

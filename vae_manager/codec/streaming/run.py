@@ -12,7 +12,7 @@ from torch import Tensor
 from vae_manager.codec.streaming import precision
 from vae_manager.codec.streaming.attention import attend
 from vae_manager.codec.streaming.heap import Heap
-from vae_manager.codec.streaming.kernels import Kernel, Scratch, conv3x3, live_weight, planes_of, upsampled_conv3x3
+from vae_manager.codec.streaming.kernels import Kernel, Scratch, conv3x3, live_weight, upsampled_conv3x3
 from vae_manager.codec.streaming.moments import Moments, merge, norm_affine, strip_moments
 from vae_manager.codec.streaming.passes import Pass, Step
 from vae_manager.codec.streaming.strips import Map, Rows, Strips, Write, adder, convolve, copy, crop, norm_silu, split
@@ -94,7 +94,6 @@ def run_stage(
             for strip in strips:
                 emit(strip)
                 run.tick(strip.shape[0] / height)
-                run.heap.passed(strip.nbytes)
                 del strip
             return Map(0, run.device), point
         result = Map(height, run.device, run.storage)
@@ -104,21 +103,14 @@ def run_stage(
             if todo.keeps:
                 result.append(strip)
             run.tick(strip.shape[0] / height)
-            run.heap.passed(strip.nbytes)
             del strip
         del strips  # and with it the weights that this pass made ready
-        run.heap.passed(_ready_bytes(steps[todo.first : todo.last + 1], run))
         points[todo.last] = _measured(merge(measured), points[todo.last].exponent, run)
         if todo.keeps and last.kind == "open":
             h = result
         elif todo.keeps:
             x = result
     return x, points[len(steps) - 1]
-
-
-def _ready_bytes(steps: tuple[Step, ...], run: Run) -> int:
-    """What the weights of a pass take at most, once they are transformed."""
-    return planes_of(run.side) * run.like.element_size() * sum(step.c_in * step.c_out for step in steps)
 
 
 def _measured(moments: Moments, exponent: int, run: Run) -> Point:
@@ -224,7 +216,8 @@ def _residual(
         bias = skip_bias if bias is None else bias if skip_bias is None else bias + skip_bias
     activate = _activate(inner, block.norm2, run)
     add = adder(waiting, lag if run.wraps else 0, shortcut, 2.0 ** (before.exponent - after.exponent))
-    return map(add, convolve(h, conv3x3(weight, bias, run.scratch, side=run.side), activate, height, run.wraps))
+    kernel = run.heap.watched(conv3x3, weight, bias, run.scratch, 1, run.side)
+    return map(add, convolve(h, kernel, activate, height, run.wraps))
 
 
 def _in_step(strips: Strips, stored: Strips, waiting: Rows) -> Strips:
@@ -246,8 +239,8 @@ def _kernel(step: Step, before: Point | None, after: Point, run: Run, stride: in
     incoming = 0 if before is None else before.exponent
     weight, bias = live_weight(conv, run.like, 2.0 ** (incoming - after.exponent), 2.0**-after.exponent)
     if step.kind == "up":
-        return upsampled_conv3x3(weight, bias, run.scratch)
-    return conv3x3(weight, bias, run.scratch, stride, run.side)
+        return run.heap.watched(upsampled_conv3x3, weight, bias, run.scratch)
+    return run.heap.watched(conv3x3, weight, bias, run.scratch, stride, run.side)
 
 
 def _open(step: Step, before: Point, run: Run) -> Write:

@@ -180,7 +180,7 @@ class TinyCoder:
         source = Map(x.shape[0], plan.device)
         source.append(x)
         del x
-        flow, heap = _Flow(plan, plan.rows[0], self.wraps), Heap(plan.peak_bytes, plan.storage)
+        flow = _Flow(plan, plan.rows[0], self.wraps, Heap(plan.peak_bytes, plan.device))
         for segment in self.segments:
             begin()
             strips, height = flow.segment(segment, source)
@@ -191,7 +191,6 @@ class TinyCoder:
                     emit(self._outside(strip))
                 else:
                     result.append(strip)
-                heap.passed(strip.nbytes)
                 del strip
             source = result
 
@@ -209,6 +208,7 @@ class _Flow:
     plan: Plan
     rows: int
     wraps: bool
+    heap: Heap
     scratch: Scratch = field(default_factory=Scratch)
 
     def segment(self, layers: tuple[Layer, ...], source: Map) -> tuple[Strips, int]:
@@ -246,8 +246,8 @@ class _Flow:
     def _kernel(self, layer: Conv) -> Kernel:
         weight, bias = live_weight(layer.conv, self._like)
         if layer.upsamples:
-            return upsampled_conv3x3(weight, bias, self.scratch)
-        return conv3x3(weight, bias, self.scratch, layer.stride)
+            return self.heap.watched(upsampled_conv3x3, weight, bias, self.scratch)
+        return self.heap.watched(conv3x3, weight, bias, self.scratch, layer.stride)
 
     def _measured(self, pool: Pool, strips: Strips) -> tuple[Tensor, Tensor]:
         """Scale and shift of the pool's norm."""
