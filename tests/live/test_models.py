@@ -102,6 +102,8 @@ def test_the_checkpoint_of_one_job_gets_its_own_rule(webui: WebUI, reference: Re
 
 def test_models_that_the_host_keeps_loaded(webui: WebUI, reference: Reference, rules: None):
     """Two models in memory at once: each gets its own VAE back, whichever was used in between."""
+    if webui.kind == "neo":
+        pytest.skip("Neo has one model at a time, and no setting for it")
     plain = webui.generate(**OTHER)
     set_options(webui, sd_checkpoints_limit=2)
     try:
@@ -112,8 +114,7 @@ def test_models_that_the_host_keeps_loaded(webui: WebUI, reference: Reference, r
             assert webui.generate(ours=AUTOMATIC).tint() == "red"
             assert identical(webui.generate(**OTHER), plain)
             assert identical(webui.generate(), reference.baked["txt2img"])
-        if webui.kind not in ("forge", "neo"):  # these two have one model at a time, whatever is set
-            assert "Using already loaded model" in webui.log[before:]
+        if webui.kind in ("a1111", "reforge"):  # Forge and Classic have one model at a time, whatever is set
             assert "Loading weights" not in webui.log[before:]
         if webui.kind in ("a1111", "forge", "reforge"):
             assert webui.generate(ours=AUTOMATIC, **REFINER).tint() == "blue"
