@@ -222,7 +222,7 @@ def _measure_here(what: str, name: str, channels: int, size: tuple[int, int], li
     # torch.compile makes code for one shape, so that it has to warm up on the whole of it
     function(x) if "compile" in name else subject(what, name, vae, small, 1 << 50)(make_input(what, small))
     release_heap()
-    before, start = resident_now(), time.process_time()
+    before, start = heap.resident_bytes(), time.process_time()
     y, plan = function(x)
     seconds, peak = time.process_time() - start, resident_peak() - before
     if output:
@@ -248,11 +248,6 @@ def measure_apart(
 
 def resident_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def resident_now() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def release_heap() -> None:
@@ -455,7 +450,7 @@ def run_huge(side: int = 512, period: int = 64, channels: int = 64, limit: int =
     stream_decode(vae, z[..., :8, :8])
     plan = plan_decode(vae, z.shape, memory_limit=limit, rows_only=True)
     release_heap()
-    before, start = resident_now(), time.process_time()
+    before, start = heap.resident_bytes(), time.process_time()
     largest, squares, count = 0.0, 0.0, 0
 
     def check(_index: int, y: int, rows: Tensor) -> None:

@@ -116,6 +116,8 @@ def test_models_that_the_host_keeps_loaded(webui: WebUI, reference: Reference, r
             assert identical(webui.generate(), reference.baked["txt2img"])
         if webui.kind in ("a1111", "reforge"):  # Forge and Classic have one model at a time, whatever is set
             assert "Loading weights" not in webui.log[before:]
+        if webui.kind == "a1111":  # reForge says so to debuggers only
+            assert "Using already loaded model" in webui.log[before:]
         if webui.kind in ("a1111", "forge", "reforge"):
             assert webui.generate(ours=AUTOMATIC, **REFINER).tint() == "blue"
             assert webui.generate(ours=[{"vae": "tint-green"}], **REFINER).tint() == "green"
