@@ -24,8 +24,8 @@ TREES = Path(__file__).resolve().parent.parent / "data" / "color_trees.safetenso
 SURE = (0.3, 0.7)
 """Below the first score nothing is done, above the second everything."""
 
-FINE = 0.05
-"""Up to this score a picture looks right by itself: its logit is lowered by 2.9 for care, so this is an even chance."""
+CARE = 0.95
+"""Part of what the trees say that is done: a stretch that goes too far spoils more than one that falls short."""
 
 MAX_SHIFT = 0.35
 """No fault that was met lifts black, or lowers white, by more."""
@@ -52,7 +52,7 @@ def judge(s: Statistics) -> tuple[float, Tensor]:
         return 0.0, identity()
     sure, black, white, chroma = _answers(np.array(features(s), np.float32))
     score = _sigmoid(sure)
-    return score, correction(gate(score), black, white, chroma)
+    return score, correction(CARE * gate(score), black, white, chroma)
 
 
 def correction(g: float, black: float, white: float, chroma: float) -> Tensor:
@@ -68,6 +68,11 @@ def gate(score: float) -> float:
     """Smoothly from 0 to 1 between the two scores of `SURE` (3t² − 2t³)."""
     t = min(max((score - SURE[0]) / (SURE[1] - SURE[0]), 0.0), 1.0)
     return t * t * (3 - 2 * t)
+
+
+def looks_right(score: float) -> bool:
+    """Whether a picture of this score is more likely right than washed out: its logit has been lowered for care."""
+    return score <= _sigmoid(-float(_trees()["lowered"][0]))
 
 
 def features(s: Statistics) -> list[float]:
@@ -132,5 +137,5 @@ def _answers(x: np.ndarray) -> list[float]:
 @cache
 def _trees() -> dict[str, np.ndarray]:
     """`feature`, `threshold`, `below`, `above` and `value` of every node, `roots` of every tree, the first tree of each
-    of the `forests` with its `baseline`, and the `depth` of the deepest."""
+    of the `forests` with its `baseline`, the `depth` of the deepest, and by how much the score's logit is `lowered`."""
     return load_file(TREES)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_manager.color.blind import FINE, SURE, abstains, judge
+from vae_manager.color.blind import SURE, abstains, judge, looks_right
 from vae_manager.color.faults import TOO_STRONG, WASHED_OUT, Fault
 from vae_manager.color.matrix import identity, is_identity
 from vae_manager.color.pool import MIN_PICTURES, MIN_VETO, different, pooled_map, too_strong
@@ -124,7 +124,7 @@ def match(
 def looks_fine(pixels: Tensor) -> bool:
     """Whether a picture says by itself that nothing is wrong: not one of which nothing can be said."""
     seen = statistics(pixels)
-    return not _broken(seen) and abstains(seen) is None and judge(seen)[0] <= FINE
+    return not _broken(seen) and abstains(seen) is None and looks_right(judge(seen)[0])
 
 
 def _broken(seen: Statistics) -> Diagnosis | None:
