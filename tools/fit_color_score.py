@@ -48,6 +48,7 @@ TREES = 300
 SHAPE = {"learning_rate": 0.08, "max_leaf_nodes": 31, "min_samples_leaf": 40, "l2_regularization": 1.0}
 SHARE = 0.3
 """Part of the statistics that a split may choose from: so no one of them is leant on alone."""
+HOW = {"max_iter": TREES, "max_features": SHARE, "random_state": 0, "early_stopping": False, **SHAPE}
 PIXELS = 100
 """Pixels of each picture by which it is measured."""
 MOVED = 0.5
@@ -212,9 +213,6 @@ def best_stretches(cases: Cases, steps: int = 100) -> np.ndarray:
         optimiser.step()
         schedule.step()
     return shifts.detach().numpy()
-
-
-HOW = {"max_iter": TREES, "max_features": SHARE, "random_state": 0, "early_stopping": False, **SHAPE}
 
 
 def grow_estimates(cases: Cases, best: np.ndarray) -> list[Forest]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.color.test_diagnose import picture
-from vae_manager.color.blind import MAX_CHROMA, MAX_SHIFT, _answers, _trees, correction, features, gate
+from vae_manager.color.blind import MAX_CHROMA, MAX_SHIFT, _answers, _trees, correction, features, gate, looks_right
 from vae_manager.color.diagnose import diagnose
 from vae_manager.color.matrix import adjustment, affine, is_identity, stretch
 from vae_manager.color.statistics import statistics
@@ -53,3 +53,12 @@ def test_the_gate_opens_smoothly():
     opened = np.array([gate(score) for score in scores])
     assert opened[0] == opened[30] == 0 and opened[70] == opened[100] == 1
     assert (np.diff(opened) >= 0).all() and np.diff(opened).max() < 0.04
+
+
+def test_a_picture_looks_right_long_before_the_gate_opens():
+    """The score is lowered for care: an even chance is far below where anything is done."""
+    scores = np.linspace(0, 1, 1001)
+    right = [looks_right(score) for score in scores]
+    assert right == sorted(right, reverse=True)
+    even = scores[right.index(False)]
+    assert 0 < even < 0.2 and gate(even) == 0
