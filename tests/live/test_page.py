@@ -27,7 +27,7 @@ def is_red(picture: np.ndarray) -> bool:
     return red > green + 60 and red > blue + 60
 
 
-def test_pick_generate_read_paste(page: WebPage):
+def test_pick_generate_read_paste(page: WebPage, webui: WebUI):
     page.small()
     page.page.locator("#txt2img_prompt textarea").first.fill("a lighthouse")
     plain = page.generate()
@@ -48,7 +48,10 @@ def test_pick_generate_read_paste(page: WebPage):
     )
     assert page.is_on()
     assert page.page.locator("#txt2img_override_settings").is_hidden()
-    assert np.abs(page.generate() - red).max() == 0
+    again = page.generate()
+    assert is_red(again)
+    if webui.kind != "neo":  # without us, too, Neo paints another picture at this infotext once the page is reloaded
+        assert np.abs(again - red).max() == 0
 
 
 def test_both_tabs_have_the_panel_off(page: WebPage):
