@@ -34,10 +34,11 @@ from tools.build_color_set import FAULTS, fault_matrix
 from vae_manager.codec.build import build_kl
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.color.bake import fold_decoder
-from vae_manager.color.correct import correct, treat
+from vae_manager.color.correct import correct, to_levels, treat
 from vae_manager.color.diagnose import Diagnosis, diagnose
 from vae_manager.color.faults import TOO_STRONG, missing_fault, scale_fault
 from vae_manager.color.fit import box_down, fit_map
+from vae_manager.color.images import levels
 from vae_manager.color.matrix import adjustment, affine, apply, is_identity, stretch
 from vae_manager.color.pool import different, pooled_map
 from vae_manager.color.reference import fit_reference
@@ -76,7 +77,7 @@ class ColorSet:
 
     def load(self, entry: tuple[str, str, str]) -> Tensor:
         with Image.open(self.folder / entry[2]) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+            return levels(image.convert("RGB")) / 255
 
 
 def delta_e(a: Tensor, b: Tensor) -> float:
@@ -88,11 +89,7 @@ def delta_e(a: Tensor, b: Tensor) -> float:
 
 def faulty(v: Tensor, kind: str, rng: np.random.Generator) -> Tensor:
     """The picture with a random fault of that kind, in 8 bits."""
-    return eight_bit(affine(v, torch.tensor(fault_matrix(kind, rng))))
-
-
-def eight_bit(v: Tensor) -> Tensor:
-    return (v.clamp(0, 1) * 255).round() / 255
+    return to_levels(affine(v, torch.tensor(fault_matrix(kind, rng)))) / 255
 
 
 # --- the subjects: picture in, picture out
@@ -158,7 +155,7 @@ def _to_image(v: Tensor) -> Image.Image:
 
 
 def _from_image(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return levels(image) / 255
 
 
 # --- what is measured
@@ -206,7 +203,7 @@ def pooled(pictures: ColorSet, limit: int) -> Iterator[Row]:
             chosen = [[e for e in pictures.good if e[1] == s] for s in rng.choice(sources, count, replace=False)]
             session = [pictures.load(entries[rng.integers(len(entries))]) for entries in chosen]
             matrix = torch.tensor(fault_matrix(FAULTS[trial % 3], rng))
-            bad = [eight_bit(affine(v, matrix)) for v in session]
+            bad = [to_levels(affine(v, matrix)) / 255 for v in session]
             fixed = pooled_map(different([statistics(v) for v in bad]))
             clean = pooled_map(different([statistics(v) for v in session]))
             found += not is_identity(fixed)
@@ -468,7 +465,7 @@ def banding() -> Row:
         codes = (v * 255).round().int().unique()
         return int(codes.max() - codes.min() + 1 - codes.numel())
 
-    return {"float": empty(apply(pale, back)), "eight_bit": empty(apply(eight_bit(pale), back))}
+    return {"float": empty(apply(pale, back)), "eight_bit": empty(apply(to_levels(pale) / 255, back))}
 
 
 def _median(values: np.ndarray) -> float:

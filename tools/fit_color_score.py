@@ -30,6 +30,8 @@ from tqdm import tqdm
 
 from tools.build_color_set import FAULTS, FROM_PHOTOS, fault_matrix
 from vae_manager.color.blind import CARE, MAX_CHROMA, MAX_SHIFT, SURE, abstains, features
+from vae_manager.color.correct import to_levels
+from vae_manager.color.images import levels
 from vae_manager.color.matrix import LUMA, adjustment, affine, compose
 from vae_manager.color.statistics import Statistics, statistics
 
@@ -102,7 +104,7 @@ def regrade(v: Tensor, rng: np.random.Generator) -> Tensor:
     v = v + np.clip(rng.normal(0, 0.25), -0.4, 0.6) * v * (1 - v) * (2 * v - 1)
     v = v ** torch.tensor(np.exp(rng.normal(0, 0.06, 3)), dtype=v.dtype)[:, None, None]
     y = (v * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
-    return _levels(y + float(np.exp(rng.normal(0, 0.15))) * (v - y))
+    return to_levels(y + float(np.exp(rng.normal(0, 0.15))) * (v - y)) / 255
 
 
 def seen(job: tuple[Path, str, str, list[int]]) -> list[Seen]:
@@ -114,7 +116,7 @@ def seen(job: tuple[Path, str, str, list[int]]) -> list[Seen]:
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
     with Image.open(file) as image:
-        v = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+        v = levels(image) / 255
     found = [_seen(source, v, v, judged=True)]
     if kind != "good":
         return found
@@ -123,7 +125,7 @@ def seen(job: tuple[Path, str, str, list[int]]) -> list[Seen]:
             clean, once_more = regrade(v, rng) if regraded else v, n < len(FAULTS)
             again = adjustment(rng.uniform(*AGAIN) if once_more else 1.0)
             bad = affine(clean, compose(again, torch.tensor(fault_matrix(fault, rng), dtype=torch.float64)))
-            found.append(_seen(source, _levels(bad), clean, faulty=True, judged=not (regraded or once_more)))
+            found.append(_seen(source, to_levels(bad) / 255, clean, faulty=True, judged=not (regraded or once_more)))
     others = [regrade(v, rng) for _ in range(REGRADED)] + [legitimate(v, rng) for _ in range(LEGITIMATE)]
     return found + [_seen(source, other, other) for other in others]
 
@@ -132,16 +134,11 @@ def legitimate(v: Tensor, rng: np.random.Generator) -> Tensor:
     """A picture of any kind that must be left alone, made of a regraded copy."""
     make = FROM_PHOTOS[rng.integers(len(FROM_PHOTOS))]
     made = make(regrade(v, rng).permute(1, 2, 0).double().numpy(), rng)
-    return _levels(torch.from_numpy(np.ascontiguousarray(made)).permute(2, 0, 1).float())
+    return to_levels(torch.from_numpy(np.ascontiguousarray(made)).permute(2, 0, 1).float()) / 255
 
 
 def _seen(source: str, v: Tensor, clean: Tensor, faulty: bool = False, judged: bool = False) -> Seen:
     return Seen(source, faulty, judged, statistics(v), _spread(v).numpy(), _spread(clean).numpy())
-
-
-def _levels(v: Tensor) -> Tensor:
-    """As 8 bits hold it."""
-    return (v.clamp(0, 1) * 255).round() / 255
 
 
 def load(folder: Path, seed: int) -> tuple[Cases, list[str]]:

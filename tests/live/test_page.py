@@ -50,7 +50,7 @@ def test_pick_generate_read_paste(page: WebPage, webui: WebUI):
     assert page.page.locator("#txt2img_override_settings").is_hidden()
     again = page.generate()
     assert is_red(again)
-    if webui.kind != "neo":  # without us, too, Neo paints another picture at this infotext once the page is reloaded
+    if webui.kind != "neo":  # there, our panel closed too, a reload changes the picture: docs/live-tests.md
         assert np.abs(again - red).max() == 0
 
 
