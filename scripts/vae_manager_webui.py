@@ -39,7 +39,7 @@ class VaeManager(scripts.Script):
             "img2img" if is_img2img else "txt2img",
             panel.Parts(InputAccordion, ToolButton),
             panel.Actions(
-                lambda refresh: [file.name for file in session.files(refresh)],
+                session.names,
                 session.about,
                 lambda values: presets.save_preset(session, values),
                 lambda: presets.forget_preset(session),
@@ -56,7 +56,7 @@ class VaeManager(scripts.Script):
 
     def process(self, p, *args):
         session.obey(options.read_options(shared.opts))
-        session.start(p, settings.from_arguments(args, getattr(p, "vae_manager_cell", None)))
+        session.prepare(p, settings.from_arguments(args, getattr(p, "vae_manager_cell", None)))
 
     def before_process_batch(self, p, *args, **kwargs):
         job.strip_tags(p)
@@ -73,7 +73,7 @@ class VaeManager(scripts.Script):
 
 
 class PromptTag(extra_networks.ExtraNetwork):
-    """So that the host does not complain of `<vae:NAME>` in a hires prompt; the tags are read in `process`."""
+    """So that the host does not complain of `<vae:NAME>` in a prompt; the session reads the tags of all pictures."""
 
     def __init__(self):
         super().__init__("vae")
@@ -87,8 +87,7 @@ class PromptTag(extra_networks.ExtraNetwork):
 
 def before_ui():
     extra_networks.register_extra_network(PromptTag())
-    names, find = lambda: [file.name for file in session.files()], lambda name: session.index().find(name)
-    xyz.add_axes(scripts.scripts_data, names, find)
+    xyz.add_axes(scripts.scripts_data, session.names, session.find)
 
 
 script_callbacks.on_before_ui(before_ui)
@@ -96,6 +95,4 @@ script_callbacks.on_model_loaded(lambda model: session.ensure())
 script_callbacks.on_script_unloaded(session.shut_down)
 script_callbacks.on_infotext_pasted(lambda text, params: paste.on_pasted(params, session))
 script_callbacks.on_ui_settings(lambda: options.add_options(shared, gr.Slider, session.host.translates_sd_vae))
-script_callbacks.on_app_started(
-    lambda demo, app: api.add_routes(app, session, getattr(shared.cmd_opts, "api_auth", None))
-)
+script_callbacks.on_app_started(lambda demo, app: api.add_routes(app, session))

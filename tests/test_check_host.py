@@ -24,7 +24,10 @@ ROOT = Path(__file__).parents[1]
 COMMON = {
     "modules/paths_internal.py": "models_path = data_path = where()",
     "modules/paths.py": "from modules.paths_internal import models_path, data_path",
-    "modules/cmd_args.py": "for flag in ('--vae-dir', '--ckpt-dir', '--vae-path', '--api-auth'):\n    add(flag)",
+    "modules/cmd_args.py": """
+for flag in ('--vae-dir', '--ckpt-dir', '--vae-path', '--api', '--api-auth', '--gradio-auth'):
+    add(flag)
+""",
     "modules/options.py": """
 class OptionInfo:
     def __init__(self, default=None, label="", component=None, component_args=None, section=None): ...
@@ -351,7 +354,7 @@ def test_what_is_optional_is_noted_with_the_way_we_cope(tmp_path, capsys):
     status, out, err = run(capsys, str(folder))
     assert (status, err) == (0, "")
     assert "nothing to guard" in out and "only the models folder is searched" in out and "img2img" in out
-    assert len(json.loads(run(capsys, str(folder), "--json")[1])["notes"]) == 7
+    assert len(json.loads(run(capsys, str(folder), "--json")[1])["notes"]) == 9
 
 
 def test_repositories_that_are_not_fetched_yet_are_not_held_against_it(tmp_path):

@@ -24,7 +24,7 @@ from vae_manager.webui.infotext import KEY
 from vae_manager.webui.options import Options
 from vae_manager.webui.presets import forget_preset, save_preset
 from vae_manager.webui.record import COLOR_KEY
-from vae_manager.webui.session import Session, rounded
+from vae_manager.webui.session import Session
 from vae_manager.webui.settings import PanelSettings
 
 Z = torch.linspace(-3, 3, 3 * 4 * 36).reshape(3, 4, 6, 6)
@@ -246,16 +246,23 @@ def test_a_tiny_autoencoder_decodes_and_the_hosts_own_encodes(session, host):
     assert job.extra_generation_params["VAE hash"](all_prompts=job.all_prompts, index=0) == sha256[:10]
 
 
-def test_exact_pictures_are_rounded_and_others_are_left_alone(session, host):
-    pictures = [torch.rand(3, 48, 48)]
-    job = start(session, ["x"], PanelSettings(True, "b"))
-    assert session.finish_pictures(job, pictures)[0] is pictures[0]
-    session.finish(job)
-    job = start(session, ["x"], PanelSettings(True, "b", decode="exact"))
-    decode_batch(session, host, Z[:1])
-    (done,) = session.finish_pictures(job, pictures)
-    assert torch.equal((done * 255).to(torch.uint8), (pictures[0] * 255).round().to(torch.uint8))
-    assert torch.equal((rounded(done) * 255).to(torch.uint8), (done * 255).to(torch.uint8))
+@pytest.mark.parametrize("mode", ["auto", "exact"])
+def test_what_is_not_recoloured_is_left_to_the_hosts_own_rounding(session, host, mode: str):
+    """A1111 truncates: were a streamed picture rounded, half of its values would not be the whole decode's."""
+    job = start(session, ["x"], PanelSettings(True, "b", decode=mode))
+    row = decode_batch(session, host, Z[:1])[0]
+    picture = (row / 2 + 0.5).clamp(0, 1)
+    assert session.finish_pictures(job, [picture])[0] is picture
+    exact = (by(2, 0)[0] / 2 + 0.5).clamp(0, 1) * 255
+    away = (exact - exact.round()).abs() > 0.005
+    assert torch.equal((picture * 255).to(torch.uint8)[away], exact.to(torch.uint8)[away])
+
+
+def test_what_is_recoloured_comes_out_rounded_also_where_the_host_truncates(session, host):
+    good = pixels() * 0.5 + 0.25
+    done, _ = finished(session, good, PanelSettings(True, "b", color="manual", contrast=1.5))
+    wanted = (((good - 0.5) * 1.5 + 0.5) * 255).round()
+    assert ((done * 255).to(torch.uint8) - wanted).abs().max() == 0
 
 
 def test_an_init_picture_that_shows_the_same_corrects_the_colours(session, host, tmp_path):
@@ -292,11 +299,17 @@ def test_calibrating_on_the_last_pictures(session, host):
 
 
 def test_a_fault_in_the_colours_leaves_the_picture(session, host, monkeypatch):
-    monkeypatch.setattr(session.colors, "finish", lambda *a: 1 / 0)
-    job = start(session, ["x"], PanelSettings(True, "b", color="auto"))
-    pictures = [torch.rand(3, 48, 48)]
-    assert session.finish_pictures(job, pictures) is pictures
-    assert "left as it is" in job.comments[-1] or "left as it was" in job.comments[-1]
+    real = session.colors.finish
+    monkeypatch.setattr(session.colors, "finish", lambda *a: 1 / 0 if a[4] == 1 else real(*a))
+    began = [Image.fromarray(photo())] * 3
+    job = start(session, ["x"] * 3, PanelSettings(True, "b", color="match"), init_images=began)
+    pale = [pixels() * 0.7 + 0.15 for _ in range(3)]
+    done = session.finish_pictures(job, pale)
+    # each picture stands for itself, and so does what its infotext says
+    assert done[1] is pale[1] and torch.equal(done[0], done[2]) and (done[0] - pale[0]).abs().max() > 0.02
+    said = [job.extra_generation_params[COLOR_KEY](all_prompts=job.all_prompts, index=i) for i in range(3)]
+    assert said[1] is None and "corrected" in str(said[0]) and "corrected" in str(said[2])
+    assert len(job.comments) == 1 and "it was left as it is" in job.comments[0]
 
 
 def test_the_parts_that_adetailer_paints_are_left_alone(session, host):

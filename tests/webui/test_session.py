@@ -52,7 +52,7 @@ class OneModel(Host):
         return self.setting
 
     @staticmethod
-    def _path_of(name):
+    def path_of(name):
         return name
 
     def interrupted(self):

@@ -82,9 +82,23 @@ _FOLDERS = (
     Requirement(
         "api-auth",
         Text(("--api-auth",), _ARGUMENTS),
-        _ENTRY,
+        _BASE,
         uses=("modules.shared.cmd_opts.api_auth",),
         without="our REST routes ask for no login",
+    ),
+    Requirement(
+        "api",
+        Text(("--api", "--nowebui"), _ARGUMENTS),
+        _BASE,
+        uses=("modules.shared.cmd_opts.api", "modules.shared.cmd_opts.nowebui"),
+        without="there are no REST routes of ours",
+    ),
+    Requirement(
+        "gradio-auth",
+        Text(("--gradio-auth", "--gradio-auth-path"), _ARGUMENTS),
+        _BASE,
+        uses=("modules.shared.cmd_opts.gradio_auth", "modules.shared.cmd_opts.gradio_auth_path"),
+        without="our REST routes ask for no login but the API's",
     ),
 )
 
@@ -361,7 +375,8 @@ _JOB = (
             ("scripts.process", "init", "scripts.before_process_batch", "scripts.postprocess"),
             last_of="scripts",
         ),
-        _SESSION,
+        "webui/hosts/processing.py",
+        uses=("p.init",),
     ),
     Requirement(
         "decode-batch",

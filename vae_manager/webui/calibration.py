@@ -26,7 +26,7 @@ def calibrate(session: Session, settings: PanelSettings, reference: str) -> str:
         return f"There is no picture of {checkpoint.file.path.name} to measure on yet; generate one with the panel on."
     vae = decision.vae or checkpoint.file
     try:
-        other = checkpoint.file if reference == BAKED else session.index().find(reference)
+        other = checkpoint.file if reference == BAKED else session.find(reference)
         if other.path == vae.path:
             return f"{other.name} is the VAE that decodes; choose another one as the reference."
         matrix, residual = measure(_load(vae), _load(other), latents)

@@ -82,6 +82,8 @@ def run(
     Returns:
         what `inner` returns: (N, 3, H, W) in about [-1, 1], or moments before `quant_conv`.
     """
+    if not _finite(x):
+        return inner(x)  # no precision helps what comes in broken, and no VAE is to blame for it
     try:
         plan = _plan(coder, x, decodes, mode, vae, watch)
     except VaeManagerError as error:  # not a KL autoencoder's coder, or too large for any mode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.families import family_title
@@ -11,26 +11,40 @@ from vae_manager.library.hashing import HashCache
 from vae_manager.library.report import quick_report
 from vae_manager.selection.checkpoint import Checkpoint
 from vae_manager.selection.decision import AUTOMATIC, BAKED, Decision
-from vae_manager.selection.names import find_by_name
+
+Found = tuple[Checkpoint, Decision] | None
+"""The checkpoint that is loaded, and what it would get; None while none is loaded."""
 
 
-def describe_choice(choice: str, files: Sequence[VaeFile], hashes: HashCache, automatic: str) -> str:
-    """Say what the choice is, or what is wrong with it. Reads a file's header at most.
+def describe_choice(choice: str, find: Callable[[str], VaeFile], hashes: HashCache, found: Found) -> str:
+    """Say what the choice is, or what is wrong with it: a choice that would be refused is called so beforehand.
 
-    `automatic`: what the automatic choice is just now.
+    Reads a file's header at most.
+
+    Args:
+        find: the file of a name; raises BadInputError.
+        found: what the checkpoint gets with this choice.
     """
     if choice == AUTOMATIC:
-        return automatic
+        return describe_automatic(found)
+    if found is not None and (refusal := refusal_of(found[1])):
+        return refusal
     if choice == BAKED:
         return "Baked: the VAE inside the checkpoint, whatever the WebUI has set."
     try:
-        file = find_by_name(choice, files)
+        file = find(choice)
     except BadInputError as error:
         return str(error)
     return describe_file(file, hashes)
 
 
-def describe_automatic(found: tuple[Checkpoint, Decision] | None) -> str:
+def refusal_of(decision: Decision) -> str | None:
+    """Why the panel's own choice would not be used; None where it would, or where it made none."""
+    refused = (step.detail for step in decision.trace if step.step == "panel" and step.outcome == "refused")
+    return next(refused, None)
+
+
+def describe_automatic(found: Found) -> str:
     """What the loaded checkpoint gets and why, and what would make it better; None while none is loaded."""
     if found is None:
         return "Automatic: the VAE that suits the checkpoint; none is loaded yet."

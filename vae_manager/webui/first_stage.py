@@ -114,19 +114,24 @@ class FirstStage:
         def load() -> Mapping[str, Tensor]:
             with torch.inference_mode(False):
                 state, _ = load_kl_state(file, dtype)
-            check_fits(module, {name: tuple(tensor.shape) for name, tensor in state.items()})
             return state
 
-        return self.cache.get((file.version, dtype), load)
+        state = self.cache.get((file.version, dtype), load)
+        # not in `load`: what is in the cache may have been loaded for another model
+        check_fits(module, {name: tuple(tensor.shape) for name, tensor in state.items()})
+        return state
 
     def put_back(self) -> None:
-        """The host's own weights again; our functions stay."""
-        installed, self._installed, self.version = self._installed, None, None
-        if installed is None:
-            return
-        if was_written(installed):
-            self.cache.drop(installed.state)
-        remove(installed)
+        """The host's own weights again; our functions stay.
+
+        Where that fails, for want of memory perhaps, the host's own are still known, and the next call tries again.
+        """
+        installed = self._installed
+        if installed is not None:
+            if was_written(installed):
+                self.cache.drop(installed.state)
+            remove(installed)
+        self._installed = self.version = None
 
     def release(self) -> None:
         """Take everything of ours out. Nothing happens where there is nothing."""

@@ -14,6 +14,7 @@ from vae_manager.webui.chooser import Asked
 from vae_manager.webui.coder import Watch
 from vae_manager.webui.coloring import FirstPass, Made, Wish
 from vae_manager.webui.infotext import SHORT_HASH, Recorded
+from vae_manager.webui.looking import same_file
 
 Name = str | None
 """What a picture's prompt asks for."""
@@ -44,6 +45,8 @@ def read_tags(p: Any) -> Tags:
     prompts = list(getattr(p, "all_prompts", None) or [""])
     hires = list(getattr(p, "all_hr_prompts", None) or []) if getattr(p, "enable_hr", False) else []
     negative = list(getattr(p, "all_negative_prompts", None) or [])
+    if not any(may_ask(prompt) for prompt in (*prompts, *hires, *negative)):
+        return Tags((None,) * len(prompts))
     found = {prompt: take_vae_tag(prompt) for prompt in {*prompts, *hires}}
     warnings = [w for prompt in [*prompts, *hires] for w in found[prompt].warnings]
     warnings += [w for prompt in dict.fromkeys(negative) for w in refuse_vae_tag(prompt).warnings]
@@ -52,11 +55,18 @@ def read_tags(p: Any) -> Tags:
     return Tags(names, tuple(own) if any(own) else (), tuple(dict.fromkeys(warnings)))
 
 
+def may_ask(prompt: str) -> bool:
+    """Whether there is anything in a prompt that looks like a tag of ours: most jobs are none of our business."""
+    return "<vae:" in prompt.lower()
+
+
 def strip_tags(p: Any) -> None:
     """Take the tags out of the prompts of the batch that comes next: the model never sees them, the infotext does."""
     for name, take in (("prompts", take_vae_tag), ("negative_prompts", refuse_vae_tag)):
         prompts: list[str] = getattr(p, name, None) or []
         for index, prompt in enumerate(prompts):
+            if not may_ask(prompt):
+                continue
             tagged: Tagged = take(prompt)
             if tagged.prompt != prompt:
                 prompts[index] = tagged.prompt
@@ -87,6 +97,8 @@ class Job:
     """What hires fix goes on with, until the picture is finished."""
     colors: dict[int, str] = field(default_factory=dict)
     """What was found wrong with a picture's colours, by its place in the job."""
+    failed: set[int] = field(default_factory=set)
+    """Pictures that could not be decoded with what was chosen: the host's own VAE did it."""
     warnings: list[str] = field(default_factory=list)
     undo: list[Callable[[], None]] = field(default_factory=list)
     """What puts switches of the host back."""
@@ -191,9 +203,30 @@ def first_picture(p: Any) -> int:
 def as_host(decision: Decision, own: Path | None) -> Decision:
     """The decision, where the host itself has loaded the VAE that it is for: that need not be swapped."""
     file = decision.vae
-    if own is None or file is None or file.path != own or decision.source not in ("job", "preference"):
+    if file is None or not same_file(file.path, own) or decision.source not in ("job", "preference"):
         return decision
     return replace(decision, kind="host", vae=None)
+
+
+def overruled(override: str | None, decisions: Iterable[Decision], path_of: Callable[[str], str]) -> list[str]:
+    """What to say where the host's own setting for this job does not decide, such as a cell of its X/Y/Z plot.
+
+    Args:
+        path_of: which file the host means by a name.
+    """
+    if override is None or override.casefold() == AUTOMATIC.casefold():
+        return []
+    for decision in decisions:
+        if decision.source not in ("prompt", "panel"):
+            continue
+        file = decision.vae
+        meant = {file.name, file.path.name, str(file.path)} if file else {BAKED, "None"}
+        if not {override, path_of(override)} & meant:
+            return [
+                f"This job's sd_vae setting, {override!r:.82}, does not decide, also where a grid's label says so: "
+                f"{decision.reason}. With VAE on Automatic in the panel it would."
+            ]
+    return []
 
 
 def told(decisions: Iterable[Decision]) -> list[str]:

@@ -60,7 +60,8 @@ def on_pasted(params: dict[str, Any], session: Session) -> None:
         name = session.host.foreign_vae(params, lambda name: _is_vae(name, session))
         if name is None:
             return
-        params[KEY] = write(Recorded(name, params.get("VAE hash")))
+        # by its name alone: the host that wrote "VAE hash" may have printed an earlier file's
+        params[KEY] = write(Recorded(name))
     session.host.clean_pasted(params)
 
 
@@ -79,7 +80,7 @@ def _recorded(params: dict[str, Any], session: Session) -> Recorded:
 
 def _is_vae(name: str, session: Session) -> bool:
     try:
-        session.index().find(name)
+        session.find(name)
     except BadInputError:
         return False
     return True

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from vae_manager.errors import BadInputError
-from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME
+from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision
 from vae_manager.selection.preset_file import Preset, VaeWish
+from vae_manager.webui.describe import refusal_of
 from vae_manager.webui.session import Session
 from vae_manager.webui.settings import PanelSettings
 
@@ -33,7 +34,9 @@ def save_preset(session: Session, settings: PanelSettings) -> str:
     found = session.preview(settings)
     if found is None:
         return _NOBODY
-    checkpoint = found[0]
+    checkpoint, decision = found
+    if refused := _refused(settings, decision):
+        return f"Not saved: {refused}"
     try:
         session.chooser.presets.save(checkpoint, preset_of(settings, session))
     except BadInputError as error:
@@ -58,8 +61,16 @@ def forget_preset(session: Session) -> str:
     return f"Forgotten: {checkpoint.file.path.name} is chosen for by rules and what is known of it again."
 
 
+def _refused(settings: PanelSettings, decision: Decision) -> str | None:
+    """Why these settings would not be obeyed: what is saved must be what will work."""
+    for asked, part in ((settings.encode_vae, decision.encode), (settings.hires_vae, decision.hires)):
+        if part is None and asked not in (AUTOMATIC, SAME) and decision.warnings:
+            return decision.warnings[-1]
+    return refusal_of(decision)
+
+
 def _wish(name: str, session: Session) -> VaeWish:
     if name in (AUTOMATIC, BAKED, SAME):
         return VaeWish(name)
-    file = session.index().find(name)
+    file = session.find(name)
     return VaeWish(file.name, session.hashes.peek(file))

@@ -13,6 +13,15 @@ from vae_manager.webui.job import Job, Name, differing, first_picture
 COLOR_KEY = "VAE Manager color"
 """The infotext's key for what was found wrong with a picture's colours, and what was done."""
 
+OURS = (KEY, COLOR_KEY, "VAE", "VAE hash")
+"""What we may write of the infotext. The last two are the host's own words, which it leaves to others to overrule."""
+
+
+WROTE = "vae_manager_wrote"
+"""Under this name `p` keeps which of the infotext's keys are ours."""
+
+_FAILED = Decision("host", "host", "it could not be decoded with what was chosen")
+
 
 def record(host: Host, p: Any, job: Job, decisions: Mapping[Name, Decision], again: bool = False) -> None:
     """Fill the job's generation parameters.
@@ -24,11 +33,13 @@ def record(host: Host, p: Any, job: Job, decisions: Mapping[Name, Decision], aga
     prompts = list(getattr(p, "all_prompts", None) or [""])
 
     def said(say: Any) -> Any:
-        return differing(job.tags, decisions, say, prompts)
+        value = differing(job.tags, decisions, say, prompts)
+        return _done(p, job, value, say(_FAILED)) if job.failed else value
 
-    if again:
-        for key in (KEY, "VAE", "VAE hash"):
-            p.extra_generation_params.pop(key, None)
+    forget_recorded(p)
+    # a dict of this job's own: hosts copy `p` for several jobs, which go on sharing the dict of the original
+    p.extra_generation_params = dict(p.extra_generation_params)
+    setattr(p, WROTE, OURS)
     line = said(lambda decision: write(job.recorded(decision)))
     if line is not None:
         p.extra_generation_params[KEY] = line
@@ -40,11 +51,29 @@ def record(host: Host, p: Any, job: Job, decisions: Mapping[Name, Decision], aga
     host.record(p, said(lambda decision: job.named(decision)[0]), said(lambda decision: job.named(decision)[1]))
 
 
+def forget_recorded(p: Any) -> None:
+    """Take out of a job's parameters what an earlier run of it, or of the one that it is a copy of, has written."""
+    ours = vars(p).pop(WROTE, ())
+    if ours:
+        p.extra_generation_params = {k: v for k, v in p.extra_generation_params.items() if k not in ours}
+
+
+def _done(p: Any, job: Job, value: Any, instead: str | None) -> Any:
+    """The value for pictures that were decoded as decided, and another for those that could not be."""
+
+    def for_picture(**known: Any) -> Any:
+        if _picture(p, known) in job.failed:
+            return instead
+        return value(**known) if callable(value) else value
+
+    return for_picture
+
+
 def settle(processed: Any) -> None:
     """Once the pictures are written, put the first picture's values in place of functions: they go into the API's
     answer, and not every host can write a function as JSON."""
     params = dict(getattr(processed, "extra_generation_params", None) or {})
-    ours = [key for key in (KEY, COLOR_KEY, "VAE", "VAE hash") if callable(params.get(key))]
+    ours = [key for key in OURS if callable(params.get(key))]
     for key in ours:
         value = params[key](all_prompts=getattr(processed, "all_prompts", None), index=0)
         params.pop(key) if value is None else params.update({key: value})

@@ -13,6 +13,9 @@ from vae_manager.errors import BadInputError
 MAX_TEXT = 96 << 20
 """Characters of base64: a picture file of 72 MiB."""
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""Pillow would hand an EPS to Ghostscript, and has decoders that nobody looks at: what people send is one of these."""
+
 MAX_PIXELS = 1 << 26
 """Looked at before anything is unpacked: a small file may hold an enormous picture."""
 
@@ -40,7 +43,7 @@ def read_reference(value: object) -> Image.Image | None:
         raise BadInputError(f"The reference picture's file is larger than {MAX_TEXT * 3 // 4 >> 20} MiB; {_LEFT_OUT}")
     try:
         data = base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadInputError(f"The reference picture has more than {MAX_PIXELS >> 20} megapixels; {_LEFT_OUT}")
             return (ImageOps.exif_transpose(image) or image).convert("RGB")

@@ -32,13 +32,14 @@ from vae_manager.selection.preset_file import Preset, VaeWish
 from vae_manager.webui import coder
 from vae_manager.webui.chooser import Asked, Chooser
 from vae_manager.webui.coloring import Colors, FirstPass, Made, rescaled, vae_fault
-from vae_manager.webui.describe import describe_automatic, describe_choice
+from vae_manager.webui.describe import describe_choice
 from vae_manager.webui.first_stage import FirstStage
-from vae_manager.webui.hosts.base import Guards, Host
-from vae_manager.webui.infotext import KEY
-from vae_manager.webui.job import Job, Name, Tags, as_host, files_of, first_picture, read_tags, told
+from vae_manager.webui.hosts.base import Guards, Host, quietly
+from vae_manager.webui.hosts.processing import arm, close_with, disarm, start_now
+from vae_manager.webui.job import Job, Name, Tags, as_host, files_of, first_picture, overruled, read_tags, told
+from vae_manager.webui.looking import Looking
 from vae_manager.webui.options import Options
-from vae_manager.webui.record import record, settle
+from vae_manager.webui.record import forget_recorded, record, settle
 from vae_manager.webui.settings import PanelSettings
 from vae_manager.webui.tiny import Tinies, decode_tiny
 
@@ -77,6 +78,8 @@ class Session:
         """The processing object whose weights are wanted now, and its job."""
         self._batch: tuple[int, int] | None = None
         """While a batch is decoded: the thread that does it, and how many of its pictures are decoded already."""
+        self._overridden: tuple[str | None, str | None] | None = None
+        """While a job overrides the host's setting: what it overrides it with, and what the setting is."""
         self._lock = threading.RLock()  # previews and API threads
 
     # --- the files
@@ -102,15 +105,48 @@ class Session:
         checkpoint = self._checkpoint(model) if model is not None else None
         if model is None or checkpoint is None:
             return None
-        asked = self._asked(settings, model, self.host.loaded_vae(model))
-        return checkpoint, self.chooser.decide(asked, None, checkpoint, self.index())
+        own = self.host.loaded_vae(model)
+        asked = self._asked(settings, model, own)
+        files = self._looking(asked, own)
+        decision = self.chooser.decide(asked, None, checkpoint, files)
+        # a chosen file's hash may tell that it is of another family; the automatic choice waits for the examiner
+        learnt = [self._newly_hashed(file) for file in files_of(decision)] if settings.names_a_file else []
+        if any(learnt):
+            decision = self.chooser.decide(asked, None, checkpoint, files)
+        return checkpoint, decision
 
     def about(self, choice: str) -> tuple[str, tuple[Step, ...]]:
         """What a choice of the panel's VAE means, in a line, and how it is decided just now: no steps while no model
-        is loaded."""
-        found = self.preview(PanelSettings(True, choice))
-        line = describe_choice(choice, self.files(), self.hashes, describe_automatic(found))
-        return line, found[1].trace if found else ()
+        is loaded. Never raises: one strange file must not take the panel down."""
+        try:
+            found = self.preview(PanelSettings(True, choice))
+            line = describe_choice(choice, self.find, self.hashes, found)
+            return line, found[1].trace if found else ()
+        except Exception as error:
+            log.exception("VAE Manager could not say what %r means", choice)
+            return f"What this choice means could not be found out ({error}).", ()
+
+    def find(self, name: str) -> VaeFile:
+        """The file that a name means, after another look at the disk where there seems to be none.
+
+        Raises:
+            BadInputError: there is none, or there are several.
+        """
+        return Looking.over(self.index(), (), lambda: self.index(refresh=True)).find(name)
+
+    def names(self, refresh: bool = False) -> list[str]:
+        """What the panel lists. Never raises; a name that is no Unicode text could not be sent to the page."""
+        try:
+            return [file.name for file in self.files(refresh) if _is_text(file.name)]
+        except Exception:
+            log.exception("VAE Manager could not list the VAE files")
+            return []
+
+    def _newly_hashed(self, file: VaeFile) -> bool:
+        """Have the hash of a file that was chosen by name; whether it was not known before."""
+        if self.hashes.peek(file) is not None:
+            return False
+        return self._hash_of(file.path) is not None
 
     def obey(self, options: Options) -> None:
         """The settings as they are for the next job."""
@@ -126,13 +162,23 @@ class Session:
         """`before_process`: put back what a failed job may have left, whatever this one wants."""
         with self._lock:
             left: Job | None = vars(p).pop("vae_manager_job", None)  # the same object may have failed before
+            disarm(p)
+            forget_recorded(p)
             for job in (left, self._job and self._job[1]):
                 self._undo(job)
             self._job, self._batch = None, None
             self.release()
+            self._remember_standing(p)
+
+    def prepare(self, p: Any, settings: PanelSettings) -> None:
+        """`process`: have the job started when its prompts are final, before the first picture is encoded.
+
+        Others' `process` hooks, such as those of wildcard extensions, may run after ours and write the prompts anew.
+        """
+        arm(p, lambda: self.start(p, settings))
 
     def start(self, p: Any, settings: PanelSettings) -> None:
-        """`process`: decide and swap. Whatever fails here leaves the host's VAE in place and says so."""
+        """Decide and swap. Whatever fails here leaves the host's VAE in place and says so."""
         with self._lock:
             try:
                 self._start(p, settings)
@@ -143,12 +189,16 @@ class Session:
     def ensure(self, p: Any = None) -> None:
         """Between the passes: the model may be another now, or another job may have run inside this one."""
         with self._lock:
+            if p is not None:
+                start_now(p)  # where the host goes another way than through `init`
             if p is not None and (job := getattr(p, "vae_manager_job", None)) is not None:
                 self._job = (p, job)
             if self._job is None:
                 return
-            p, job = self._job
+            of_batch, (p, job) = p is not None, self._job
             try:
+                if of_batch:
+                    self._read_again(p, job)
                 self._hold(p, job)
             except Exception as error:
                 message = error.sentence(_name(job.decision)) if isinstance(error, VaeFileError) else str(error)
@@ -163,7 +213,7 @@ class Session:
                 return
             del p.vae_manager_job
             job.first_passes.clear()
-            self._job, self._batch = None, None
+            self._job, self._batch, self._overridden = None, None, None
             self._undo(job)
             self.release()
             if processed is None:
@@ -185,23 +235,24 @@ class Session:
         job: Job | None = getattr(p, "vae_manager_job", None)
         if job is None:
             return pictures
-        try:
-            return [self._finished(p, job, picture, index) for index, picture in enumerate(pictures)]
-        except Exception as error:
-            log.exception("VAE Manager could not finish the pictures; they are left as they are")
-            job.watch.warn(f"VAE Manager could not finish the picture ({error}); it was left as it is.")
-            return pictures
+        return [self._finished_or_left(p, job, picture, index) for index, picture in enumerate(pictures)]
 
     def release(self) -> None:
-        """Give the host its own VAE and functions back now. Nothing happens when it has them."""
+        """Give the host its own VAE and functions back now. Nothing happens when it has them.
+
+        What cannot be given back just now, for want of memory perhaps, is tried again the next time.
+        """
         with self._lock:
-            self.stage.release()
+            try:
+                self.stage.release()
+            except Exception:
+                log.exception("VAE Manager could not put the WebUI's own VAE back; it will try again")
 
     # --- the decision
 
     def _start(self, p: Any, settings: PanelSettings) -> None:
         tags, on = read_tags(p), settings.enabled or self.options.always
-        told_host = "sd_vae" in (getattr(p, "override_settings", None) or {}) and self.host.translates_sd_vae
+        told_host = self.host.override(p) is not None and self.host.translates_sd_vae
         if not (on or tags.asks or told_host):
             for warning in tags.warnings:
                 p.comment(warning)
@@ -217,7 +268,8 @@ class Session:
         decisions = self._decide_all(job, model)
         for name in filter(None, tags.hires):
             self._decide(job, model, name)
-        job.warnings += dict.fromkeys([*settings.warnings, *tags.warnings, *told(decisions.values())])
+        unheard = overruled(self.host.override(p), decisions.values(), self.host.path_of)
+        job.warnings += dict.fromkeys([*settings.warnings, *tags.warnings, *told(decisions.values()), *unheard])
         self._adopt(p, job)
         self._hold(p, job)
         self._record(p, job, decisions)
@@ -233,12 +285,35 @@ class Session:
             job.watch.warn(warning)
         self._record(p, job, decisions, again=True)
 
+    def _read_again(self, p: Any, job: Job) -> None:
+        """Before a batch: the prompts may have been written anew since the last one."""
+        tags = read_tags(p)
+        if tags.names != job.tags.names or tags.hires != job.tags.hires:
+            job.tags = tags
+            decisions = self._decide_all(job, self.host.current_model())
+            for warning in (*tags.warnings, *told(decisions.values())):
+                job.watch.warn(warning)
+            self._record(p, job, decisions, again=True)
+
+    def _remember_standing(self, p: Any) -> None:
+        """Before a job's overrides are applied: what the user's own setting is."""
+        model = self.host.current_model()
+        if self.host.override(p) is None or model is None:
+            self._overridden = None
+        else:
+            self._overridden = self.host.job_vae(p, model), self._standing(model)
+
+    def _standing(self, model: Any) -> str | None:
+        """The user's own setting, also while another job overrides it."""
+        now = self.host.standing_vae(model)
+        return self._overridden[1] if self._overridden and self._overridden[0] == now else now
+
     def _asked(self, settings: PanelSettings, model: Any, own: Path | None) -> Asked:
         """What these settings ask for with the panel on, outside any job."""
         return Asked(
             settings,
             on=True,
-            standing=self.host.standing_vae(model),
+            standing=self._standing(model),
             host=f"the WebUI's own choice: {own.name if own else 'the baked VAE'}",
             allow_other_family=self.options.allow_other_family,
         )
@@ -259,13 +334,15 @@ class Session:
         """The decision for one name, with files that can be used; kept for the job."""
         path = self.host.checkpoint(model)
         if (path, name) not in job.decisions:
-            checkpoint = self._checkpoint(model)
+            checkpoint, files = self._checkpoint(model), self._looking(job.asked, job.own)
             unusable: dict[str, str] = {}
             while True:
                 asked = replace(job.asked, unusable=unusable)
-                decision = self.chooser.decide(asked, name, checkpoint, self.index())
-                refused = self._refused(job, decision, model)
-                if not refused:
+                decision = self.chooser.decide(asked, name, checkpoint, files)
+                refused, learnt = self._hashed(job, decision)
+                # a hash may tell that a file is of another family: then decide again, before anything is loaded
+                refused = refused or ({} if learnt else self._refused(decision, model))
+                if not refused and not learnt:
                     break
                 unusable.update(refused)
             job.decisions[path, name] = as_host(decision, job.own)
@@ -274,12 +351,30 @@ class Session:
     def _checkpoint(self, model: Any) -> Checkpoint | None:
         return self.chooser.checkpoint(self.host.checkpoint(model), self.host.checkpoint_name(model))
 
-    def _refused(self, job: Job, decision: Decision, model: Any) -> dict[str, str]:
+    def _looking(self, asked: Asked, own: Path | None) -> VaeIndex:
+        """The files for a decision: the list, what the host itself names, and another look at the disk at need."""
+        return Looking.over(self.index(), (asked.standing, asked.job, own), lambda: self.index(refresh=True))
+
+    def _hashed(self, job: Job, decision: Decision) -> tuple[dict[str, str], bool]:
+        """Have the hashes of the decision's files. Returns what cannot be read, and whether one was new."""
+        learnt = False
+        for file in files_of(decision):
+            if file.path in job.hashes:
+                continue
+            learnt = learnt or self.hashes.peek(file) is None
+            try:
+                job.hashes[file.path] = self.hashes.sha256(file)
+            except VaeFileError as error:
+                return {str(file.path): str(error)}, learnt
+            except OSError as error:
+                return {str(file.path): f"it cannot be read: {error.strerror}"}, learnt
+        return {}, learnt
+
+    def _refused(self, decision: Decision, model: Any) -> dict[str, str]:
         """What loading the decision's files says against them, by path; empty where all is well."""
         stage = self.host.first_stage(model)
         for file in files_of(decision):
             try:
-                job.hashes[file.path] = self.hashes.sha256(file)
                 if stage is not None and self.tinies.of(file, stage) is None:
                     self.stage.ready(file, stage)
             except VaeFileError as error:
@@ -313,22 +408,14 @@ class Session:
         for warning in job.warnings:
             log.warning(warning)
             p.comment(warning)
-        if not hasattr(p, "vae_manager_close"):
-            p.vae_manager_close = close = p.close
-
-            def close_and_finish() -> None:
-                self.finish(p)
-                close()
-
-            # txt2img, img2img and the API all close their job, also after an exception
-            p.close = close_and_finish
+        # txt2img, img2img and the API all close their job, also after an exception
+        close_with(p, lambda: self.finish(p))
 
     def _fall_back(self, p: Any, message: str) -> None:
         """Something broke: the host's VAE, a comment, and no claim in the infotext."""
         self.release()
         old: Job | None = getattr(p, "vae_manager_job", None)
-        for key in (KEY, "VAE", "VAE hash") if old is not None else (KEY,):
-            p.extra_generation_params.pop(key, None)
+        forget_recorded(p)
         if old is not None:
             self._undo(old)
             if old.decision.kind != "host":
@@ -367,18 +454,28 @@ class Session:
         except OSError as error:
             log.warning("What was used with %s could not be remembered: %s", checkpoint.name, error)
 
+    def _finished_or_left(self, p: Any, job: Job, picture: Tensor, index: int) -> Tensor:
+        """Each picture stands for itself: one that fails leaves the others their colours, and what is said of them."""
+        try:
+            return self._finished(p, job, picture, index)
+        except Exception as error:
+            log.exception("VAE Manager could not finish a picture; it is left as it is")
+            job.watch.warn(f"VAE Manager could not finish the picture ({error}); it was left as it is.")
+            return picture
+
     def _finished(self, p: Any, job: Job, picture: Tensor, index: int) -> Tensor:
         done, place = picture, first_picture(p) + index
         if self._colors(p, job):
             made = job.made.get(place) or self._made_by(job, self._choice(p, job, "decode", place))
             found = self.colors.finish(picture, made, job.color, p, index, job.first_passes.pop(place, None))
-            done = found.pixels
+            # what was not recoloured goes through the host's own conversion to 8 bits, whichever that is
+            done = found.pixels if found.pixels is picture else rounded(found.pixels)
             if found.warning:
                 job.watch.warn(found.warning)
             if found.said:
                 job.colors[place] = found.said
                 log.info("Picture %d: %s", place + 1, found.said)
-        return rounded(done) if job.watch.streamed or done is not picture else picture
+        return done
 
     @staticmethod
     def _colors(p: Any, job: Job) -> bool:
@@ -394,7 +491,7 @@ class Session:
 
     def _undo(self, job: Job | None) -> None:
         while job and job.undo:
-            job.undo.pop()()
+            quietly(job.undo.pop())
 
     # --- the first stage
 
@@ -476,6 +573,10 @@ class Session:
                 self.ensure()
                 self._batch = (threading.get_ident(), 0)
 
+    def _in_batch(self) -> bool:
+        """Whether this thread decodes the job's batch: a preview does not."""
+        return self._batch is not None and self._batch[0] == threading.get_ident()
+
     def _end_batch(self) -> None:
         with self._lock:
             self._batch = None
@@ -483,7 +584,7 @@ class Session:
     def _pictures(self, p: Any, count: int) -> list[int]:
         """Which pictures the next `count` rows are. Previews, in their own thread, are shown as the first."""
         first, last = first_picture(p), first_picture(p) + int(getattr(p, "batch_size", 1) or 1) - 1
-        if self._batch is None or self._batch[0] != threading.get_ident():
+        if self._batch is None or not self._in_batch():
             return [first] * count
         done = self._batch[1]
         self._batch = (self._batch[0], done + count)
@@ -504,16 +605,19 @@ class Session:
                 self._own_from_here(job, error)
                 return inner(z, *args, **kwargs)
             if all(_same(choice, choices[0]) for choice in choices):
-                found = self._decode_with(job, choices[0], inner, z, *args, **kwargs)
+                found = self._decode_with(p, job, choices[0], pictures, inner, z, *args, **kwargs)
             else:
-                rows = [self._decode_with(job, c, inner, z[i : i + 1], *args, **kwargs) for i, c in enumerate(choices)]
+                rows = [
+                    self._decode_with(p, job, choice, pictures[i : i + 1], inner, z[i : i + 1], *args, **kwargs)
+                    for i, choice in enumerate(choices)
+                ]
                 found = torch.cat(rows)
             self._note(p, job, pictures, choices, found)
             return found
 
     def _note(self, p: Any, job: Job, pictures: list[int], choices: list[Decision | Part], found: Any) -> None:
         """Remember what decoded the pictures of this batch, and the first pass of hires fix, for their colours."""
-        if self._batch is None or self._batch[0] != threading.get_ident() or not self._colors(p, job):
+        if not self._in_batch() or not self._colors(p, job):
             return  # a preview; or nobody will ask
         first = bool(getattr(p, "enable_hr", False)) and not getattr(p, "is_hr_pass", True)
         try:
@@ -539,7 +643,7 @@ class Session:
             log.error("VAE Manager failed", exc_info=error)
             message = f"VAE Manager failed ({error})."
         job.watch.warn(f"{message} The WebUI's own VAE was used.")
-        self.stage.put_back()
+        quietly(self.stage.put_back)
 
     def _scaled_right(self, job: Job, z: Tensor) -> Tensor:
         """Unscaled latents as the family's models mean them, where the host divides by another family's number."""
@@ -553,14 +657,33 @@ class Session:
         job.watch.warn(f"{fault.sentence}; it was decoded at the right one instead.")
         return z * factor
 
-    def _decode_with(self, job: Job, choice: Decision | Part, inner: Any, z: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _decode_with(
+        self,
+        p: Any,
+        job: Job,
+        choice: Decision | Part,
+        pictures: list[int],
+        inner: Any,
+        z: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Decode pictures that have one choice in common."""
         try:
             self._put(job, choice)
             if choice.vae is not None and (tiny := self.tinies.of(choice.vae, self.stage.module)):
                 return decode_tiny(tiny, z, self._family())
         except Exception as error:
             self._own_from_here(job, error, choice)
+            if self._in_batch():
+                self._failed(p, job, pictures)
         return inner(z, *args, **kwargs)
+
+    def _failed(self, p: Any, job: Job, pictures: list[int]) -> None:
+        """What the infotext of these pictures claims is not what was done: the host's own VAE decodes them."""
+        job.failed.update(pictures)
+        path = self.host.checkpoint(self.host.current_model())
+        self._record(p, job, {name: found for (of, name), found in job.decisions.items() if of == path}, again=True)
 
     def _encode(self, inner: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Around the host's `first_stage.encode`."""
@@ -594,6 +717,10 @@ class Session:
 def rounded(picture: Tensor) -> Tensor:
     """The nearest 8-bit level of every value, as a float that comes out as that level also where a host truncates."""
     return ((picture.float().clamp(0, 1) * 255).round() + 0.25) / 255
+
+
+def _is_text(name: str) -> bool:
+    return name.isprintable() or name.encode("utf-8", "ignore").decode() == name
 
 
 def _same(one: Decision | Part, other: Decision | Part) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from PIL import Image
 
 from vae_manager.errors import BadInputError
-from vae_manager.selection.decision import ADJUST_RANGES, AUTOMATIC, SAME, Adjust
+from vae_manager.selection.decision import ADJUST_RANGES, AUTOMATIC, BAKED, SAME, Adjust
 from vae_manager.webui.reference import read_reference
 
 DECODE = ("auto", "exact", "whole", "host")
@@ -45,6 +45,11 @@ class PanelSettings:
     """For the colour mode 'match'. In the API: a picture's file in base64."""
     warnings: tuple[str, ...] = ()
     """What could not be understood: one sentence each."""
+
+    @property
+    def names_a_file(self) -> bool:
+        """Whether a VAE is chosen by name for any part of the job."""
+        return bool({self.vae, self.encode_vae, self.hires_vae} - {AUTOMATIC, BAKED, SAME})
 
     @property
     def adjust(self) -> Adjust:

@@ -60,18 +60,23 @@ class Host:
 
     def job_vae(self, p: Any, model: Any) -> str | None:
         """The VAE that the user told the host for this job: a path, a name, 'None' (the baked one) or 'Automatic'."""
-        wanted = (getattr(p, "override_settings", None) or {}).get("sd_vae")
-        return None if wanted is None else self._path_of(str(wanted))
+        wanted = self.override(p)
+        return None if wanted is None else self.path_of(wanted)
 
     def standing_vae(self, model: Any) -> str | None:
         """The VAE of the host's settings, in the same words; None where it has no such setting."""
         from modules import shared
 
         by_flag = getattr(shared.cmd_opts, "vae_path", None)
-        return by_flag or self._path_of(str(getattr(shared.opts, "sd_vae", None) or "Automatic"))
+        return by_flag or self.path_of(str(getattr(shared.opts, "sd_vae", None) or "Automatic"))
+
+    def override(self, p: Any) -> str | None:
+        """What this job has instead of the host's `sd_vae` setting, as it is written there."""
+        wanted = (getattr(p, "override_settings", None) or {}).get("sd_vae")
+        return None if wanted is None else str(wanted)
 
     @staticmethod
-    def _path_of(name: str) -> str:
+    def path_of(name: str) -> str:
         """The file that the host itself means by a name of its list: its list keeps one of several of that name."""
         from modules import sd_vae
 
@@ -148,6 +153,21 @@ class Host:
         modules = (str(value) for key, value in params.items() if key.startswith("Module "))
         return next((name for name in modules if is_vae(name)), None)
 
+    def door(self) -> Door:
+        """Who may ask our routes: whom the WebUI itself lets in."""
+        from modules import shared
+
+        options = shared.cmd_opts
+        is_open = bool(getattr(options, "api", False) or getattr(options, "nowebui", False))
+        of_api, of_page = getattr(options, "api_auth", None), getattr(options, "gradio_auth", None)
+        file = getattr(options, "gradio_auth_path", None)
+        if of_api:
+            return Door(is_open, logins_of(of_api))
+        if of_page or file:
+            kept = Path(file).read_text(encoding="utf-8") if file else ""
+            return Door(is_open, (*logins_of(of_page or ""), *logins_of(kept)))
+        return Door(is_open)
+
     def install_guards(self, guards: Guards) -> None:
         """Wrap the host's functions that write into its first stage, and the one that decodes a batch."""
         from modules import processing, sd_models, sd_vae
@@ -158,6 +178,22 @@ class Host:
         for module, function in ((sd_vae, "load_vae"), (sd_models, "load_model_weights")):
             around(module, function, before=release)
         around(sd_models, "reload_model_weights", after=ensure)
+
+
+@dataclass(frozen=True)
+class Door:
+    """Who may ask our routes."""
+
+    open: bool
+    """Whether the WebUI has its API switched on."""
+    logins: tuple[tuple[str, str], ...] | None = None
+    """User and password of those who may; None: everybody; empty: nobody."""
+
+
+def logins_of(text: str) -> tuple[tuple[str, str], ...]:
+    """Every "user:password" of a text, behind commas or on lines; what lacks either lets nobody in."""
+    pairs = (login.strip().partition(":") for line in text.splitlines() for login in line.split(","))
+    return tuple((user, password) for user, _, password in pairs if user and password)
 
 
 @dataclass(frozen=True)
@@ -200,16 +236,16 @@ def around(
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         first, last = calls[function]
-        _quietly(first)
+        quietly(first)
         try:
             return original(*args, **kwargs)
         finally:
-            _quietly(last)
+            quietly(last)
 
     setattr(module, function, wrapper)
 
 
-def _quietly(call: Callable[[], None] | None) -> None:
+def quietly(call: Callable[[], None] | None) -> None:
     """Call something of ours inside a function of the host's, which must not fail for our sake."""
     try:
         if call:

@@ -35,9 +35,9 @@ class Forge(Host):
         # `sd_vae` does nothing in Forge itself: neither as an override nor in the stock X/Y/Z axis
         from modules import shared
 
-        override = (getattr(p, "override_settings", None) or {}).get("sd_vae")
+        override = self.override(p)
         if override is not None and getattr(shared.opts, TRANSLATE_SD_VAE, True):
-            return str(override)
+            return override
         own = self.loaded_vae(model)
         return str(own) if own else None
 
