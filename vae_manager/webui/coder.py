@@ -6,6 +6,7 @@ own result, and is told once.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,15 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vae_manager.codec.streaming.api import (
-    is_out_of_memory,
-    plan_decode,
-    plan_encode,
-    release_cached,
-    stream_decode,
-    stream_encode,
-)
-from vae_manager.codec.streaming.plan import Plan, free_bytes
+from vae_manager.codec.memory import free_bytes, is_out_of_memory, release_cached
+from vae_manager.codec.streaming.api import plan_decode, plan_encode, stream_decode, stream_encode
+from vae_manager.codec.streaming.plan import Plan
 from vae_manager.errors import Interrupted, MemoryLimitError, VaeManagerError
 
 log = logging.getLogger("vae_manager")
@@ -142,7 +137,7 @@ def _streamed(inner: Callable, coder: nn.Module, x: Tensor, plan: Plan, vae: Any
 
     try:
         # a host's autocast would round inside what is exact
-        with torch.autocast(x.device.type, enabled=False):
+        with _no_autocast(x.device):
             found = stream(
                 _Only(plan.decodes, coder),
                 x,
@@ -168,6 +163,13 @@ def _streamed(inner: Callable, coder: nn.Module, x: Tensor, plan: Plan, vae: Any
     log.info(line)
     watch.streamed.append(line)
     return found.tensor
+
+
+def _no_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    try:
+        return torch.autocast(device.type, enabled=False)
+    except RuntimeError:  # DirectML, and MPS before torch 2.5, have none
+        return contextlib.nullcontext()
 
 
 def _rescue(inner: Callable, coder: nn.Module, x: Tensor, decodes: bool, vae: Any, watch: Watch) -> Tensor | None:

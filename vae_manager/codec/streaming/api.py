@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Protocol, TypedDict
 import torch
 from torch import Tensor, nn
 
+from vae_manager.codec.memory import free_bytes, is_out_of_memory, release_cached
 from vae_manager.codec.streaming import heap
 from vae_manager.codec.streaming.kl import KLCoder
-from vae_manager.codec.streaming.plan import MODES, Plan, Request, free_bytes
+from vae_manager.codec.streaming.plan import MODES, Plan, Request
 from vae_manager.codec.streaming.run import NotFinite
 from vae_manager.codec.streaming.tiny import TinyCoder, is_tiny
 from vae_manager.errors import BadInputError, Interrupted, MemoryLimitError
@@ -332,20 +333,3 @@ def _smaller(coder: Coder, plan: Plan) -> Plan:
     raise MemoryLimitError(
         f"out of memory in mode {plan.mode}, the smallest there is: free some memory, or use a smaller picture"
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch's or Python's says that memory ran out."""
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return True
-    # the last two are what oneDNN and C++ say where an allocation of theirs failed
-    says = ("out of memory", "can't allocate memory", "not enough memory", "could not create a primitive", "bad_alloc")
-    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in says)
-
-
-def release_cached(device: torch.device) -> None:
-    """Give blocks that torch caches back to the driver."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()

@@ -7,7 +7,6 @@ under the limit; a stage's peak does not depend on the others' policies, so the 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from itertools import product
 
@@ -163,26 +162,6 @@ def strip_sizes(request: Request) -> tuple[int, ...]:
     if request.strip_pixels:
         return (request.strip_pixels,)
     return STRIP_PIXELS.get(request.device.type, STRIP_PIXELS[""])
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that can be taken now, as the system or the driver tells it; cached blocks of torch's count as free."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        import psutil  # every WebUI brings it
-
-        return int(psutil.virtual_memory().available)
-    except ImportError:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 # --- shapes
