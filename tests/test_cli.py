@@ -188,7 +188,7 @@ def test_bad_input_gets_one_sentence(write_vae, photo: Path, tmp_path: Path, cap
         ("needs --mode exact", "decode", latent, "-o", out, "--vae", vae, "--mode", "whole", "--memory-limit", "1GB"),
         ("memory", "decode", latent, "-o", out, "--vae", vae, "--memory-limit", "1kB"),
         ("There is no device", "decode", latent, "-o", out, "--vae", vae, "--device", "cuda:99"),
-        ("No such file or directory", "decode", latent, "-o", tmp_path / "no" / "o.png", "--vae", vae),
+        ("There is no folder", "decode", latent, "-o", tmp_path / "no" / "o.png", "--vae", vae),
     ):
         assert sentence in refusal(capsys, *arguments)
     assert not out.exists()

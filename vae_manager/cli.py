@@ -7,43 +7,84 @@ document and nothing else; progress goes to stderr.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from vae_manager import __version__
 from vae_manager.commands import Result
 from vae_manager.commands.bench import SUBJECTS
+from vae_manager.commands.terminal import hush, printable, say, say_json, sentence, show_warnings
 from vae_manager.errors import VaeFileError, VaeManagerError
+
+FAULT = "This is a fault of the program"
 
 Command = Callable[[argparse.Namespace], Result]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+    """Run one command and return its exit status: 0, 2 for a refusal, 130 when it was interrupted."""
     # Before torch is loaded: threads that wait by spinning make a busy machine up to eight times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `vae-manager list | head -1`
+        hush(sys.stdout)
+        return 0
+    except SystemExit as end:  # argparse: -h, --version, a wrong option
+        return end.code if isinstance(end.code, int) else 2
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
+    show_warnings()
     try:
         result = _command(args.command)(args)
     except VaeFileError as error:
         return _refuse(error.sentence(getattr(args, "vae", None) or getattr(args, "file", None) or "The file"))
     except VaeManagerError as error:
         return _refuse(str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        return _refuse(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
-    except MemoryError:
-        return _refuse("There is not enough memory for this; close other programs or use a smaller picture.")
-    except KeyboardInterrupt:
-        return 130
-    print(json.dumps(result.document, ensure_ascii=False) if args.json else result.text)
+        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "A file"
+        return _refuse(f"{name[:300]} cannot be used: {error.strerror or error}.")
+    except Exception as error:
+        return _refuse(_unforeseen(error))
+    if args.json:
+        say_json(result.document, sys.stdout)
+    else:
+        say(printable(result.text), sys.stdout)
     return _refuse(result.refusal) if result.refusal else 0
 
 
-def _refuse(sentence: str) -> int:
-    print(f"vae-manager: {' '.join(sentence.split())}", file=sys.stderr)
+def _unforeseen(error: Exception) -> str:
+    """The sentence for what should not have happened: too little memory, or a fault of this program."""
+    texts = ("not enough memory", "out of memory", "can't allocate memory", "bad_alloc")
+    if isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts):
+        return "There is not enough memory for this; close other programs or use a smaller picture."
+    if os.environ.get("VAE_MANAGER_DEBUG"):
+        raise error
+    return (
+        f"{FAULT} ({type(error).__name__}: {str(error)[:200]}); please report it, with what is printed when "
+        "VAE_MANAGER_DEBUG=1 is set."
+    )
+
+
+def _refuse(text: str) -> int:
+    say(f"vae-manager: {sentence(text)}", sys.stderr)
     return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one sentence, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        short = message if len(message) <= 300 else message[:300] + "…"
+        self.exit(_refuse(f"{short.rstrip('.')}; {self.prog} -h says what there is."))
 
 
 def _command(name: str) -> Command:
@@ -94,7 +135,7 @@ def _command(name: str) -> Command:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vae-manager", description="The right VAE for every picture.")
+    parser = _Parser(prog="vae-manager", description="The right VAE for every picture.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

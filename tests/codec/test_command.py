@@ -61,9 +61,7 @@ def test_every_benchmark_takes_the_options_that_it_is_registered_with(subject: s
     parser = argparse.ArgumentParser()
     bench.SUBJECTS[subject][1](parser)
     assert callable(module.measure) and set(vars(parser.parse_args([])))
-    for option in ("-h", "--no-such-option"):
-        with pytest.raises(SystemExit):
-            main(["bench", subject, option])
+    assert main(["bench", subject, "-h"]) == 0 and main(["bench", subject, "--no-such-option"]) == 2
     assert bench.SUBJECTS[subject][0] in capsys.readouterr().out
 
 

@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
-import warnings
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from safetensors.torch import save_file
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from vae_manager.codec.picture_files import open_picture, shown
 from vae_manager.errors import BadInputError
+from vae_manager.writing import save_tensors, write_whole
 
+WRITTEN = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".safetensors", ".npy")
+"""Endings that `save_picture` knows."""
 
-@contextlib.contextmanager
-def picture_errors(path: Path) -> Iterator[None]:
-    """Turn what Pillow raises for a missing, broken or oversized picture into a BadInputError that names it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    except FileNotFoundError as error:
-        raise BadInputError(f"There is no picture {str(path)!r}.") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadInputError(f"{str(path)!r} is larger than {Image.MAX_IMAGE_PIXELS} pixels; scale it down.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise BadInputError(f"{str(path)!r} is not a picture that can be read ({error}).") from error
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+_SIDES = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}
+"""The longest side of a format, where it has one."""
 
 
 def load_picture(path: Path) -> Tensor:
-    """Read a picture as (1, 3, H, W) in [-1, 1]; transparent parts are laid on white, EXIF rotation applied.
+    """Read a picture as (1, 3, H, W) in [-1, 1] in sRGB; transparent parts are laid on white, EXIF rotation applied.
 
     Raises:
-        BadInputError: no such file, or not a picture that can be read whole.
+        BadInputError: no such file, or not a picture that can be read whole and rightly.
     """
-    with picture_errors(path), Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image) or image
-        rgb = np.asarray(_on_white(upright))
-    pixels = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float()
-    return pixels / 127.5 - 1.0
+    rgb = shown(open_picture(path), repr(str(path)[:300]))
+    return torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None] * 2.0 - 1.0
 
 
 def pad_to_multiple(pixels: Tensor, ratio: int) -> Tensor:
@@ -61,22 +48,38 @@ def save_picture(path: Path, pixels: Tensor, bits: int = 8) -> None:
     Raises:
         BadInputError: the ending or depth is not known.
     """
+    check_written(path, bits)
+    check_holds(path, pixels.shape[0])
     suffix = path.suffix.lower()
     pixels = pixels.detach().float().cpu()
     if suffix == ".safetensors":
-        save_file({"pixels": pixels.contiguous()}, str(path))
+        save_tensors(path, {"pixels": pixels.contiguous()})
     elif suffix == ".npy":
-        np.save(path, pixels.numpy())
-    elif pixels.shape[0] != 1:
-        raise BadInputError(f"{pixels.shape[0]} pictures do not fit into one {suffix} file; use .safetensors or .npy.")
-    elif bits == 16 and suffix == ".png":
-        path.write_bytes(_png16(to_levels(pixels, 65535)[0].numpy()))
-    elif bits == 8 and suffix in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"):
-        Image.fromarray(to_levels(pixels, 255)[0].numpy().astype(np.uint8)).save(path, quality=95)
+        write_whole(path, lambda part: _save_array(part, pixels.numpy()))
+    elif bits == 16:
+        png = _png16(to_levels(pixels, 65535)[0].numpy())
+        write_whole(path, lambda part: part.write_bytes(png))
     else:
+        image = Image.fromarray(to_levels(pixels, 255)[0].numpy().astype(np.uint8))
+        if max(image.size) > _SIDES.get(suffix, max(image.size)):
+            raise BadInputError(f"{image.width}×{image.height} pixels do not fit into a {suffix} file; use .png.")
+        write_whole(path, lambda part: image.save(part, _FORMATS.get(suffix, "BMP"), quality=95))
+
+
+def check_written(path: Path, bits: int = 8) -> None:
+    """Raise BadInputError unless `save_picture` knows this ending and depth."""
+    suffix = path.suffix.lower()
+    if suffix not in WRITTEN or (bits == 16 and suffix not in (".png", ".safetensors", ".npy")):
         raise BadInputError(
             f"A {bits}-bit picture cannot be written to {path.name!r}; use .png (8 or 16 bits), .safetensors or .npy."
         )
+
+
+def check_holds(path: Path, count: int) -> None:
+    """Raise BadInputError unless so many pictures fit into one file of this ending."""
+    suffix = path.suffix.lower()
+    if count != 1 and suffix not in (".safetensors", ".npy"):
+        raise BadInputError(f"{count} pictures do not fit into one {suffix} file; use .safetensors or .npy.")
 
 
 def to_levels(pixels: Tensor, top: int) -> Tensor:
@@ -86,11 +89,9 @@ def to_levels(pixels: Tensor, top: int) -> Tensor:
     return levels.permute(0, 2, 3, 1).to(torch.int32)
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:  # by its name, numpy would add an ending
+        np.save(file, array)
 
 
 def _png16(levels: np.ndarray) -> bytes:

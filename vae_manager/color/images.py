@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vae_manager.codec.picture_files import has_alpha, to_srgb
 from vae_manager.color.correct import correct_levels
 
 MID_GREY = (128, 128, 128, 255)
@@ -14,7 +15,8 @@ MID_GREY = (128, 128, 128, 255)
 
 
 def visible(image: Image.Image) -> Tensor:
-    """(3, H, W) float in [0, 1] of what can be seen of a picture of any 8-bit mode."""
+    """(3, H, W) float in [0, 1], in sRGB, of what can be seen of a picture of any 8-bit mode."""
+    image = to_srgb(image)
     rgb = image.convert("RGB")
     if has_alpha(image):
         rgba = image.convert("RGBA")
@@ -23,7 +25,11 @@ def visible(image: Image.Image) -> Tensor:
 
 
 def corrected(image: Image.Image, matrix: Tensor, strength: float = 1.0, seed: int = 0) -> Image.Image:
-    """The picture with a 3×4 applied, dithered by a seeded noise; its alpha stays as it is."""
+    """The picture with a 3×4 applied, dithered by a seeded noise; its alpha stays as it is.
+
+    Colours of another profile are turned into sRGB for it, which the result then is in (`to_srgb`).
+    """
+    image = to_srgb(image)
     out = correct_levels(levels(image.convert("RGB")), matrix, strength, seed)
     result = Image.fromarray(out.permute(1, 2, 0).contiguous().numpy())
     if has_alpha(image):
@@ -34,8 +40,3 @@ def corrected(image: Image.Image, matrix: Tensor, strength: float = 1.0, seed: i
 def levels(rgb: Image.Image) -> Tensor:
     """uint8 (3, H, W) of an RGB picture."""
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
-
-
-def has_alpha(image: Image.Image) -> bool:
-    """Whether a picture has transparent pixels, in whatever way its mode says so."""
-    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info

@@ -38,6 +38,17 @@ def open_file(path: str) -> VaeFile:
     raise BadInputError(f"There is no file {path[:200]!r}.")
 
 
+def check_seed(seed: int) -> None:
+    """Raise BadInputError unless torch takes this seed."""
+    if not -(2**63) <= seed < 2**64:
+        raise BadInputError("--seed is too large: it must have at most 64 bits.")
+
+
+def one_line(text: str) -> str:
+    """A name within a line of several: without line breaks of its own. Other control characters go when printing."""
+    return text.replace("\n", "\\n").replace("\r", "\\r")
+
+
 def megabytes(count: int | None) -> str:
     """A number of bytes for people."""
     return "?" if count is None else f"{count / 1e6:,.1f} MB"

@@ -17,19 +17,25 @@ from vae_manager.color.bake import fold_decoder, fold_encoder
 from vae_manager.color.calibration import measure
 from vae_manager.color.matrix import adjustment, affine, compose, identity, invert, is_identity
 from vae_manager.commands import Result, open_file
-from vae_manager.commands.outputs import check_vae_output, save_vae, write_whole
+from vae_manager.commands.outputs import check_output, check_vae_output, save_vae
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.identify import Identity, identify
 from vae_manager.library.state import load_kl_state
 from vae_manager.user_data import user_folder
+from vae_manager.writing import write_whole
 
 PROBE_SEED = 0
+
+MOST = 1000
+"""Of a correction's numbers: together they stay below that."""
 
 
 def calibrate(args: argparse.Namespace) -> Result:
     """The map that makes pictures of one VAE look like another's, from latents that both decode."""
+    if args.output:
+        check_output(Path(args.output), [*args.latents, args.vae, args.reference_vae], (".json",))
     latents = [load_latent(Path(path)).z for path in args.latents]
     vae, reference = (_load(path) for path in (args.vae, args.reference_vae))
     families = {identity.family for _, _, identity in (vae, reference)} - {"unknown"}
@@ -46,7 +52,7 @@ def calibrate(args: argparse.Namespace) -> Result:
 def bake(args: argparse.Namespace) -> Result:
     """Write a VAE with a colour correction folded into its weights."""
     source, output = open_file(args.file), Path(args.output)
-    check_vae_output(output, [source])
+    check_vae_output(output, [source], args.calibration)
     matrix = _wanted(args)
     state, groups = load_kl_state(source)
     folded = fold_decoder(state, matrix)
@@ -89,11 +95,26 @@ def _wanted(args: argparse.Namespace) -> Tensor:
         adjustment(args.contrast, args.brightness, args.saturation),
         read_matrix(Path(args.calibration)) if args.calibration else identity(),
     )
-    if is_identity(matrix):
-        raise BadInputError("There is nothing to bake: give --calibration, --contrast, --brightness or --saturation.")
     if not matrix.isfinite().all():
         raise BadInputError("The correction is not made of finite numbers.")
+    if not (torch.linalg.matrix_norm(matrix) < MOST):
+        raise BadInputError(f"The correction is too strong: no picture needs numbers beyond {MOST}.")
+    if is_identity(matrix):
+        raise BadInputError("There is nothing to bake: give --calibration, --contrast, --brightness or --saturation.")
+    if args.encoder:
+        _check_inverse(matrix)
     return matrix
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else "this colour map cannot be undone"
+
+
+def _check_inverse(matrix: Tensor) -> None:
+    try:
+        invert(matrix)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: linear algebra's own
+        raise BadInputError(f"The encoder cannot be given the inverse: {_why(error)}.") from error
 
 
 def read_matrix(path: Path) -> Tensor:

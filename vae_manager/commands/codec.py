@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from vae_manager.codec.build import Autoencoder, build
 from vae_manager.codec.latents import Latent, load_latent, save_latent
-from vae_manager.codec.pictures import load_picture, pad_to_multiple, save_picture
+from vae_manager.codec.pictures import check_holds, check_written, load_picture, pad_to_multiple, save_picture
 from vae_manager.codec.streaming import (
     Plan,
     StreamResult,
@@ -26,19 +26,27 @@ from vae_manager.codec.streaming import (
     stream_encode,
 )
 from vae_manager.codec.whole import check_latent, decode, encode, latent_of
-from vae_manager.commands import Result, megabytes, open_file
+from vae_manager.commands import Result, check_seed, megabytes, open_file
 from vae_manager.commands.library import DTYPES
 from vae_manager.commands.measure import Measured, measure
+from vae_manager.commands.outputs import check_output
 from vae_manager.errors import BadInputError, VaeFileError
-from vae_manager.library.families import FAMILIES
+from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.identify import Identity, identify
 from vae_manager.library.state import load_state
+
+MOST_MEMORY = 2.0**63
+"""Bytes that no computer has."""
 
 
 def encode_picture(args: argparse.Namespace) -> Result:
     """A picture to a latent file: the mean of the posterior, or a seeded sample of it."""
-    vae, identity = load_vae(args)
+    output = Path(args.output)
+    check_output(output, [args.image, args.vae], (".safetensors",))
+    _check_options(args)
+    check_seed(args.seed)
     pixels = load_picture(Path(args.image))
+    vae, identity = load_vae(args)
     height, width = pixels.shape[2:]
     padded = pad_to_multiple(pixels, vae.config.ratio)
     generator = torch.Generator().manual_seed(args.seed) if args.sample else None
@@ -47,22 +55,48 @@ def encode_picture(args: argparse.Namespace) -> Result:
     latent = Latent(z, identity.family, identity.scale_factor)
     if padded.shape != pixels.shape:
         latent = replace(latent, size=(width, height))
-    save_latent(Path(args.output), latent)
+    save_latent(output, latent)
     return _result(args.output, width, height, list(z.shape), measured, mode)
 
 
 def decode_latent(args: argparse.Namespace) -> Result:
     """A latent file to a picture, or to raw float pixels."""
+    output = Path(args.output)
+    check_written(output, args.bits)
+    check_output(output, [args.latent, args.vae])
+    _check_options(args)
     latent = load_latent(Path(args.latent))
+    check_holds(output, latent.z.shape[0])
     vae, identity = load_vae(args)
+    _check_family(latent, identity)
     z = latent_for(identity, latent)
     (pixels, mode), measured = measure(args.device, lambda: _decode(vae, z, args))
     if not torch.isfinite(pixels).all():
         raise BadInputError(f"The picture holds NaN in {args.dtype}: this VAE needs --dtype bf16 or fp32.")
     if latent.size:
         pixels = pixels[:, :, : latent.size[1], : latent.size[0]]
-    save_picture(Path(args.output), pixels, args.bits)
+    save_picture(output, pixels, args.bits)
     return _result(args.output, pixels.shape[3], pixels.shape[2], list(latent.z.shape), measured, mode)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse what can be refused before the VAE is read."""
+    memory_limit(args)
+    _device(args.device)
+
+
+def _check_family(latent: Latent, identity: Identity) -> None:
+    """Refuse a latent that says of itself that it is of another latent space than the VAE's.
+
+    Raises:
+        BadInputError: it is.
+    """
+    ours, theirs = identity.family, latent.family
+    if ours != theirs and ours in FAMILIES and theirs in FAMILIES:
+        raise BadInputError(
+            f"The latent says that it is {family_title(theirs)}'s, and the VAE is {family_title(ours)}'s: its picture "
+            "would be of wrong colours; use a VAE of the latent's family."
+        )
 
 
 def _encode(vae: Autoencoder, pixels: Tensor, args: argparse.Namespace) -> tuple[Tensor, str]:
@@ -120,10 +154,11 @@ def memory_limit(args: argparse.Namespace) -> int | None:
         number, unit = (float(match.group(1)), match.group(2)) if match else (0.0, "")
     except ValueError:
         number, unit = 0.0, ""
-    if number <= 0:
-        raise BadInputError(f"{args.memory_limit!r:.40} is no amount of memory; write 2GiB or 500MB.")
     power = " kmgt".index(unit[0]) if unit and unit != "b" else 0
-    return int(number * (1024 if "i" in unit else 1000) ** power)
+    count = number * (1024 if "i" in unit else 1000) ** power
+    if not 1 <= count < MOST_MEMORY:
+        raise BadInputError(f"{args.memory_limit[:40]!r} is no amount of memory; write 2GiB or 500MB.")
+    return int(count)
 
 
 @contextlib.contextmanager
@@ -169,9 +204,9 @@ def latent_for(identity: Identity, latent: Latent) -> Tensor:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BadInputError(f"There is no device {name!r} on this computer; use --device cpu.") from error
+        torch.zeros(1, device=device).item()  # also of the device 'meta', which holds no numbers
+    except Exception as error:  # each kind of device has its own
+        raise BadInputError(f"There is no device {name[:40]!r} on this computer; use --device cpu.") from error
     return device
 
 

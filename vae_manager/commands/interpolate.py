@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vae_manager.codec.latents import Latent, load_latent, save_latent
 from vae_manager.commands import Result
+from vae_manager.commands.outputs import check_output
 from vae_manager.errors import BadInputError
 from vae_manager.library.families import family_title
 
@@ -24,6 +25,7 @@ def interpolate_latents(args: argparse.Namespace) -> Result:
     """Write `--steps` latents from A to B, both ends included: numbered files in a folder, or one batch."""
     if not 2 <= args.steps <= MAX_STEPS:
         raise BadInputError(f"--steps must be 2 to {MAX_STEPS}: A and B count as the first and the last step.")
+    _check_outputs(Path(args.output), args)
     first, last = load_latent(Path(args.first)), load_latent(Path(args.last))
     _check_pair(first, last)
     between = slerp if args.method == "spherical" else lerp
@@ -37,6 +39,23 @@ def interpolate_latents(args: argparse.Namespace) -> Result:
     }
     where = written[0] if len(written) == 1 else f"{written[0]} … {written[-1].name}"
     return Result(document, f"Wrote {args.steps} latents: {where}.")
+
+
+def _targets(output: Path, count: int) -> list[Path]:
+    """One file, or as many numbered ones as there are steps."""
+    if output.suffix.lower() == ".safetensors":
+        return [output]
+    return [output / f"{number:0{len(str(count - 1))}}.safetensors" for number in range(count)]
+
+
+def _check_outputs(output: Path, args: argparse.Namespace) -> None:
+    """Refuse to write over A, B or a file where the folder should be."""
+    batch = output.suffix.lower() == ".safetensors"
+    if not batch and output.exists() and not output.is_dir():
+        raise BadInputError(f"{str(output)!r} is a file; give a folder, or a name that ends in .safetensors.")
+    for target in _targets(output, args.steps):
+        if batch or target.exists():
+            check_output(target, [args.first, args.last])
 
 
 def lerp(a: Tensor, b: Tensor, t: float) -> Tensor:
@@ -76,14 +95,11 @@ def _write(output: Path, steps: Iterator[Tensor], count: int, first: Latent, las
     if output.suffix.lower() == ".safetensors":
         save_latent(output, _described(torch.cat(list(steps)), first, last))
         return [output]
-    if output.exists() and not output.is_dir():
-        raise BadInputError(f"{str(output)!r} is a file; give a folder, or a name that ends in .safetensors.")
     output.mkdir(parents=True, exist_ok=True)
-    written = []
-    for number, z in enumerate(steps):
-        written.append(output / f"{number:0{len(str(count - 1))}}.safetensors")
-        save_latent(written[-1], _described(z, first, last))
-    return written
+    targets = _targets(output, count)
+    for target, z in zip(targets, steps, strict=True):
+        save_latent(target, _described(z, first, last))
+    return targets
 
 
 def _described(z: Tensor, first: Latent, last: Latent) -> Latent:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from vae_manager.commands import Result, megabytes, open_file
+from vae_manager.commands import Result, megabytes, one_line, open_file
 from vae_manager.commands.outputs import check_vae_output, save_vae
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.families import family_title
@@ -37,12 +37,12 @@ def list_files(args: argparse.Namespace) -> Result:
         found = quick_report(file, hashes)
         if isinstance(found, VaeFileError):
             documents.append({"path": str(file.path), "name": file.name, "bytes": file.size, "problems": [str(found)]})
-            lines.append(f"✗ {found.sentence(file.name)}")
+            lines.append(f"✗ {found.sentence(one_line(file.name))}")
             continue
         documents.append({"name": file.name, **found.document()})
         known = f" = {found.known.name}" if found.known else ""
         kind = f"{family_title(found.family)}, {found.identity.dtype}, {megabytes(file.size)}"
-        lines.append(f"  {file.name}{known}: {kind}")
+        lines.append(f"  {one_line(file.name)}{known}: {kind}")
     return Result(documents, "\n".join(lines) or "No VAE file was found there.")
 
 

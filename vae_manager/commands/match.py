@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_manager.commands import Result, open_file
+from vae_manager.commands.outputs import check_output
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.families import family_title
 from vae_manager.library.files import MARKED_SUFFIXES, SUFFIXES, Folder, find_vaes
@@ -19,6 +20,7 @@ from vae_manager.selection.checkpoint import Checkpoint, FactsCache, open_checkp
 from vae_manager.selection.choose import Wishes, choose
 from vae_manager.selection.decision import Decision, Part
 from vae_manager.selection.names import VaeIndex
+from vae_manager.selection.preset_file import read_exported
 from vae_manager.selection.presets import Presets
 from vae_manager.selection.prompt_tags import take_vae_tag
 from vae_manager.selection.rules import RuleSet, load_rules
@@ -97,21 +99,38 @@ def _matcher(args: argparse.Namespace, folder: Path) -> Matcher:
     for given in args.vae_dir or ():
         if not Path(given).is_dir():
             raise BadInputError(f"There is no folder {given[:200]!r}.")
-    if args.presets and not Path(args.presets).is_file():
-        raise BadInputError(f"There is no file of presets {args.presets[:200]!r}.")
+    presets = named_presets(args.presets)
     vaes = find_vaes([*(Folder(Path(given)) for given in args.vae_dir or ()), Folder(folder, marked_only=True)])
     rules = load_rules(Path(args.rules)) if args.rules else load_rules(home / "rules.json", missing_ok=True)
-    if args.rules and rules.problems:
+    if args.rules and rules.problems and not rules.rules:
         raise BadInputError(" ".join(rules.problems))
     tagged = take_vae_tag(args.prompt or "")
     return Matcher(
         VaeIndex(vaes, HashCache(home / "hashes.json")),
         rules,
-        Presets(Path(args.presets) if args.presets else home / "presets.json"),
+        presets,
         FactsCache(home / "headers.json"),
         tagged.vae,
         (*tagged.warnings, *rules.problems),
     )
+
+
+def named_presets(name: str | None, new: bool = False) -> Presets:
+    """The presets of the file that the user named, or of the user's folder.
+
+    A file of the user's folder that is damaged is set aside; a named one never is: it may be anything.
+
+    Raises:
+        BadInputError: there is no such file (unless it may be `new`), or it is no file of presets.
+    """
+    if not name:
+        return Presets(user_folder() / "presets.json")
+    path = Path(name)
+    if new and not os.path.lexists(path):
+        check_output(path, [], (".json",))
+    else:
+        read_exported(path)
+    return Presets(path)
 
 
 def checkpoint_files(folder: Path) -> Iterator[Path]:

@@ -6,22 +6,22 @@ import argparse
 from pathlib import Path
 
 from vae_manager.commands import Result
-from vae_manager.commands.match import checkpoint_files
+from vae_manager.commands.match import checkpoint_files, named_presets
+from vae_manager.commands.outputs import check_output
 from vae_manager.errors import BadInputError
 from vae_manager.selection.checkpoint import open_checkpoint
-from vae_manager.selection.preset_file import entry_of
+from vae_manager.selection.preset_file import entry_of, read_exported
 from vae_manager.selection.preset_text import NONE_KEPT, many, taken_over, told
 from vae_manager.selection.presets import Presets
-from vae_manager.user_data import user_folder
 
 
 def presets(args: argparse.Namespace) -> Result:
     """List, or do the one thing that is asked for."""
-    kept = Presets(Path(args.presets) if args.presets else user_folder() / "presets.json")
+    kept = named_presets(args.presets, new=args.import_ is not None or args.import_cards is not None)
     if sum(asked is not None for asked in (args.export, args.import_, args.import_cards)) > 1:
         raise BadInputError("Do one thing at a time: --export, --import or --import-cards.")
     if args.export is not None:
-        _refuse_own(kept, Path(args.export))
+        _check_export(kept, Path(args.export))
         count = kept.export_to(Path(args.export))
         return Result({"output": args.export, "presets": count}, f"Wrote {many(count)} to {args.export}.")
     if args.import_ is not None:
@@ -34,6 +34,17 @@ def presets(args: argparse.Namespace) -> Result:
     documents = [entry_of(owner, preset) for owner, preset in kept.all()]
     lines = [f"{owner.name}: {told(preset)}" for owner, preset in kept.all()]
     return Result(documents, "\n".join(lines) or NONE_KEPT)
+
+
+def _check_export(kept: Presets, path: Path) -> None:
+    """Refuse to export into what is no file of presets: it would be lost, or set aside under another name."""
+    _refuse_own(kept, path)
+    check_output(path, [], (".json",))
+    if path.exists():
+        try:
+            read_exported(path)
+        except BadInputError as error:
+            raise BadInputError(f"{str(path)!r} is there and holds no presets; export to another name.") from error
 
 
 def _refuse_own(kept: Presets, path: Path) -> None:
