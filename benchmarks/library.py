@@ -26,7 +26,7 @@ from typing import Any
 from vae_manager.codec.build import expected_shapes
 from vae_manager.codec.config import KLConfig
 from vae_manager.commands.bench import library_arguments
-from vae_manager.library.headers import DTYPE_BYTES
+from vae_manager.library.dtypes import BITS
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -148,7 +148,7 @@ def _sparse(path: Path, shapes: Shapes, dtype: str, number: int) -> None:
         start, count = end, 1
         for side in shape:
             count *= side
-        end += count * DTYPE_BYTES[dtype]
+        end += count * BITS[dtype] // 8
         document[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     raw = json.dumps(document, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)

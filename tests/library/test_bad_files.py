@@ -56,13 +56,13 @@ def test_truncated_in_the_header(write_vae: Write):
 def test_html_page_saved_as_a_model(tmp_path: Path):
     path = tmp_path / "v.safetensors"
     path.write_text("<!DOCTYPE html><title>Sign in</title>")
-    assert "not a safetensors file" in reason(path)
+    assert "a web page" in reason(path)
 
 
 def test_truncated_pickle(write_vae: Write):
     path = write_vae("v.pt")
     os.truncate(path, path.stat().st_size // 2)
-    assert "neither a safetensors file nor a whole pickle" in reason(path)
+    assert "broke off" in reason(path)
 
 
 def test_pickle_with_code_runs_none_of_it(tmp_path: Path):
@@ -97,7 +97,7 @@ def test_safetensors_under_a_pickles_name_is_read(write_vae: Write):
 
 def test_pickle_under_a_safetensors_name_is_refused(write_vae: Write):
     path = write_vae("v.pt")
-    assert "not a safetensors file" in reason(path.rename(path.with_suffix(".safetensors")))
+    assert "rename it to end in .ckpt" in reason(path.rename(path.with_suffix(".safetensors")))
 
 
 def test_lora(tmp_path: Path):

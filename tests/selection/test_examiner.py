@@ -159,8 +159,8 @@ def test_what_cannot_be_read_is_a_problem_and_ends_nothing(examiner: Examiner, c
     good = vae_file(world.vae("good.safetensors"))
     examiner.add([vae_file(tmp_path / "folder.safetensors"), good])
     assert examiner.wait(30)
-    assert "cannot be read" in examiner.problems[str(tmp_path / "folder.safetensors")] and caches[0].peek(good)
-    with pytest.raises(VaeFileError, match="cannot be read"):
+    assert "it is a folder" in examiner.problems[str(tmp_path / "folder.safetensors")] and caches[0].peek(good)
+    with pytest.raises(VaeFileError, match="it is a folder"):
         examiner.sha256(vae_file(tmp_path / "folder.safetensors"))
 
 

@@ -21,6 +21,10 @@ KL_ROOTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 DEFAULT_NORM_GROUPS = 32
 """GroupNorm groups of every published KL autoencoder (ldm `modules/diffusionmodules/model.py: Normalize`)."""
 
+MAX_COUNT = 12
+"""Most levels, and most blocks of a level. Published ones have up to 6 and 4; a header of 45 KB can claim a hundred of
+each, which take a minute to build."""
+
 
 @dataclass(frozen=True)
 class KLConfig:
@@ -105,7 +109,9 @@ def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
     """How many consecutive indices 0, 1, … the pattern's group takes among the keys."""
     found = {int(match.group(1)) for key in shapes if (match := re.fullmatch(pattern, key))}
     if found != set(range(len(found))) or not found:
-        raise VaeFileError(f"its blocks {pattern!r} are numbered {sorted(found)}, not 0, 1, …")
+        raise VaeFileError(f"its blocks {pattern!r} are numbered {sorted(found)[:8]}, not 0, 1, …")
+    if len(found) > MAX_COUNT:
+        raise VaeFileError(f"it has {len(found)} blocks {pattern!r}, and no autoencoder has more than {MAX_COUNT}")
     return len(found)
 
 

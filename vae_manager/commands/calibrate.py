@@ -19,6 +19,7 @@ from vae_manager.color.matrix import adjustment, affine, compose, identity, inve
 from vae_manager.commands import Result, open_file
 from vae_manager.commands.outputs import check_output, check_vae_output, save_vae
 from vae_manager.errors import BadInputError, VaeFileError
+from vae_manager.json_text import read_json_text
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.identify import Identity, identify
@@ -124,7 +125,7 @@ def read_matrix(path: Path) -> Tensor:
         BadInputError: no such file, or no calibration.
     """
     try:
-        matrix = torch.tensor(json.loads(path.read_text(encoding="utf-8"))["matrix"], dtype=torch.float64)
+        matrix = torch.tensor(read_json_text(path)["matrix"], dtype=torch.float64)
     except FileNotFoundError as error:
         raise BadInputError(f"There is no calibration file {str(path)!r}.") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:

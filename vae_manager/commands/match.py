@@ -13,7 +13,7 @@ from vae_manager.commands import Result, open_file
 from vae_manager.commands.outputs import check_output
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.families import family_title
-from vae_manager.library.files import MARKED_SUFFIXES, SUFFIXES, Folder, find_vaes
+from vae_manager.library.files import MARKED_SUFFIXES, Folder, find_vaes, model_files
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.identify import identify
 from vae_manager.selection.checkpoint import Checkpoint, FactsCache, open_checkpoint
@@ -134,13 +134,8 @@ def named_presets(name: str | None, new: bool = False) -> Presets:
 
 
 def checkpoint_files(folder: Path) -> Iterator[Path]:
-    """Model files below a folder that are not marked as VAEs, sorted, sub-folders included."""
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names, key=str.casefold):
-            lower = name.lower()
-            if lower.endswith(SUFFIXES) and not lower.endswith(MARKED_SUFFIXES) and not name.startswith("."):
-                yield Path(root, name)
+    """Model files below a folder that are not marked as VAEs, sorted, sub-folders and links included."""
+    return (path for path in model_files(folder) if not path.name.lower().endswith(MARKED_SUFFIXES))
 
 
 def _is_other(checkpoint: Checkpoint) -> bool:

@@ -42,6 +42,7 @@ import torch
 from torch import Tensor
 
 from vae_manager.errors import VaeFileError
+from vae_manager.library.dtypes import NAMES
 from vae_manager.library.layouts import Layout, as_conv, detect_layout
 from vae_manager.library.tensors import TensorFile
 
@@ -57,13 +58,6 @@ Progress = Callable[[int, int], None]
 _FOREIGN = ("loss.", "model_ema.", "ema.", "optimizer.", "discriminator.")
 """What trainers keep beside a VAE."""
 
-_DTYPE_NAMES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
-    torch.bool: "BOOL",
-}  # fmt: skip
-
 _INFINITY = MappingProxyType(
     {"F64": 0x7FF << 52, "F32": 0xFF << 23, "F16": 0x1F << 10, "BF16": 0xFF << 7, "F8_E4M3": 0x7E, "F8_E5M2": 0x7C}
 )
@@ -72,6 +66,8 @@ _INFINITY = MappingProxyType(
 _QUIET_NAN = MappingProxyType(
     {"F64": 0xFFF << 51, "F32": 0x1FF << 22, "F16": 0x3F << 9, "BF16": 0x1FF << 6, "F8_E4M3": 0x7F, "F8_E5M2": 0x7F}
 )
+
+_TYPES = frozenset((*_INFINITY, "I64", "I32", "I16", "I8", "U8", "BOOL"))
 
 _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -122,8 +118,8 @@ def _digest(names: list[str], fetch: Callable[[str], Tensor], progress: Progress
 
 
 def _add_tensor(stored: Any, fp16: Any, name: str, tensor: Tensor) -> None:
-    dtype = _DTYPE_NAMES.get(tensor.dtype)
-    if dtype is None:
+    dtype = NAMES.get(tensor.dtype)
+    if dtype not in _TYPES:
         raise VaeFileError(f"its tensor {name!r:.80} is of the type {tensor.dtype}, which no VAE has")
     rounded = "F16" if tensor.is_floating_point() else dtype
     stored.update(_preamble(name, dtype, tensor.shape))

@@ -7,7 +7,8 @@ are two entries, told apart by the path relative to the folder they were found u
 from __future__ import annotations
 
 import os
-from collections import Counter
+import stat
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,34 +70,66 @@ def vae_file(path: Path, name: str | None = None) -> VaeFile:
 def find_vaes(folders: Iterable[Folder]) -> tuple[VaeFile, ...]:
     """Every VAE file below the folders, sub-folders included, sorted by name.
 
-    Folders that do not exist or cannot be read are passed over; the same file reached twice is listed once.
+    Folders that do not exist or cannot be read are passed over, and so are pipes and devices; the same file reached
+    twice is listed once.
     """
     found: dict[str, tuple[VaeFile, Path]] = {}
     for folder in folders:
-        for path in _walk(folder):
+        for path in model_files(folder.path, MARKED_SUFFIXES if folder.marked_only else SUFFIXES):
             key = os.path.realpath(path)
             if key in found:
                 continue
             try:
                 found[key] = (vae_file(path, path.relative_to(folder.path).as_posix()), folder.path)
-            except OSError:  # deleted or a dangling link between listing and looking
+            except OSError:  # deleted between listing and looking
                 continue
     return tuple(sorted(_with_unique_names(found.values()), key=lambda file: file.name.casefold()))
 
 
-def _walk(folder: Folder) -> Iterator[Path]:
-    wanted = MARKED_SUFFIXES if folder.marked_only else SUFFIXES
-    for root, directories, names in os.walk(folder.path, followlinks=True):
-        directories[:] = [d for d in directories if not d.startswith(".") and not _is_loop(root, d)]
-        for name in names:
-            if name.lower().endswith(wanted) and not name.startswith("."):
-                yield Path(root, name)
+def model_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Path]:
+    """Ordinary files below a folder whose names end so, sub-folders and links included, each folder sorted.
+
+    A folder is entered once, however many links lead to it, by its own place where that lies below `folder`. What
+    cannot be read is passed over; hidden files and folders are left out.
+    """
+    entered: set[str] = set()
+    waiting, links = deque([str(folder)]), deque[str]()
+    while waiting or links:
+        at = waiting.popleft() if waiting else links.popleft()
+        real = os.path.realpath(at)
+        if real in entered:
+            continue
+        entered.add(real)
+        inner: list[str] = []
+        for entry in _entries(at):
+            if _is_folder(entry):
+                (links if entry.is_symlink() else inner).append(entry.path)
+            elif entry.name.lower().endswith(suffixes) and _is_ordinary(entry):
+                yield Path(entry.path)
+        waiting.extendleft(reversed(inner))
 
 
-def _is_loop(root: str, directory: str) -> bool:
-    """A link to a folder that contains it would be walked for ever."""
-    target = os.path.join(root, directory)
-    return os.path.islink(target) and os.path.realpath(root).startswith(os.path.realpath(target))
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return sorted((e for e in found if not e.name.startswith(".")), key=lambda e: (e.name.casefold(), e.name))
+    except (OSError, ValueError):
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links that lead to one another
+        return False
+
+
+def _is_ordinary(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file that can be read to its end: a pipe would wait for ever."""
+    try:
+        return stat.S_ISREG(entry.stat().st_mode)
+    except OSError:  # a link that leads nowhere
+        return False
 
 
 def _with_unique_names(found: Iterable[tuple[VaeFile, Path]]) -> list[VaeFile]:

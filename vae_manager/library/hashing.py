@@ -7,12 +7,13 @@ file's after a switch. Ours is keyed by path, size and modification time in nano
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from vae_manager.errors import VaeFileError
 from vae_manager.library.files import VaeFile, vae_file
-from vae_manager.library.headers import os_reason
+from vae_manager.library.reading import open_file, os_reason
 from vae_manager.storage import read_json, update_json
 
 CHUNK = 4 << 20
@@ -31,9 +32,9 @@ def sha256_of(path: Path, progress: Progress | None = None) -> str:
     buffer = memoryview(bytearray(CHUNK))
     done = 0
     try:
-        size = path.stat().st_size
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            while count := file.readinto(buffer):  # type: ignore[attr-defined]
                 digest.update(buffer[:count])
                 done += count
                 if progress:

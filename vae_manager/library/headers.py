@@ -2,30 +2,34 @@
 
 A safetensors file is an 8-byte little-endian length, a JSON header of that length and the tensors' bytes
 (https://github.com/huggingface/safetensors, "Format"). Reading the header by hand costs two small reads, so a
-folder of hundreds of multi-gigabyte checkpoints is listed at once, and lets us check sizes before anything
-is mapped into memory: a truncated download is told apart from a broken one.
+folder of hundreds of multi-gigabyte checkpoints is listed at once, and lets us check sizes before any tensor
+is read: a truncated download is told apart from a broken one.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeGuard
 
 from vae_manager.errors import VaeFileError
+from vae_manager.library.downloads import described
+from vae_manager.library.dtypes import BITS
+from vae_manager.library.reading import CHANGED, Source, open_file, os_reason, stamp_of
 
 MAX_HEADER_BYTES = 32 << 20
 """Largest header accepted. The largest real checkpoint's is about 1 MB; safetensors' own limit is 100 MB."""
 
-DTYPE_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
-    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
-}  # fmt: skip
+MAX_NAME = 1000
+MAX_DIMENSIONS = 64
+MAX_NUMBER = 2**63
+"""What no real file reaches. Longer names and numbers take quadratic time in places."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,6 @@ class TensorInfo:
     @property
     def count(self) -> int:
         return math.prod(self.shape)
-
-    @property
-    def bytes(self) -> int:
-        return self.count * DTYPE_BYTES[self.dtype]
 
 
 class TensorTable(dict[str, TensorInfo]):
@@ -70,92 +70,142 @@ class Header:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the tensors of a safetensors file lie."""
+
+    source: Source
+    data_start: int
+    ranges: Mapping[str, tuple[int, int]]
+    """First byte and the one after the last, counted from `data_start`."""
+
+
 def read_safetensors_header(path: Path) -> Header:
     """Read and check a safetensors header.
 
     Raises:
         VaeFileError: not a safetensors file, truncated, or with a header that contradicts the file.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            prefix = file.read(8)
-            if len(prefix) < 8:
-                raise VaeFileError(f"the file is {size} bytes long: an empty or broken download; fetch it again")
-            length = int.from_bytes(prefix, "little")
-            if length > MAX_HEADER_BYTES and length <= size:
-                raise VaeFileError(
-                    f"its header is {length >> 20} MB long, where {MAX_HEADER_BYTES >> 20} MB is far more than any "
-                    "model needs: it is broken or made to do harm"
-                )
-            raw = file.read(min(length, MAX_HEADER_BYTES))
-    except OSError as error:
-        raise VaeFileError(f"it cannot be read: {os_reason(error)}") from error
-    if not raw.startswith(b"{"):
-        raise VaeFileError("it is not a safetensors file, whatever its name says; fetch it again")
-    if 8 + length > size:
+    return read_places(path)[0]
+
+
+def read_places(path: Path) -> tuple[Header, Places]:
+    """A safetensors header, and where its tensors lie.
+
+    Raises:
+        VaeFileError: as `read_safetensors_header`.
+    """
+    with open_file(path) as file:
+        try:
+            source = Source(path, stamp_of(file))
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            raw = file.read(min(length, MAX_HEADER_BYTES)) if len(start) == 8 else b""
+        except OSError as error:
+            raise VaeFileError(f"it cannot be read: {os_reason(error)}") from error
+    if source.size <= 8 or not raw.startswith(b"{"):
+        raise VaeFileError(described(start + raw[:4096], source.size) or "it is no safetensors file; fetch it again")
+    if 8 + length > source.size:
         raise VaeFileError("it ends inside its header: the download broke off; fetch it again")
-    return _parse(raw, data_start=8 + length, size=size)
-
-
-def os_reason(error: OSError) -> str:
-    """The operating system's own words for an error, without the path (the caller names the file)."""
-    return error.strerror or os.strerror(error.errno or 0)
-
-
-def _parse(raw: bytes, data_start: int, size: int) -> Header:
-    try:
-        metadata, rest = _split(raw.decode().rstrip())  # padded to whole words
-        tensors, inner, data_bytes = _read_table(rest)
-        metadata = {str(k): str(v) for k, v in (metadata or inner or {}).items()}
-    except VaeFileError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise VaeFileError("its header is not valid: the file is broken; fetch it again") from error
-    if (end := data_start + data_bytes) > size:
-        missing = end - size
+    if length > MAX_HEADER_BYTES:
+        raise VaeFileError(
+            f"its header is {length >> 20} MB long, where {MAX_HEADER_BYTES >> 20} MB is far more than any "
+            "model needs: it is broken or made to do harm"
+        )
+    if len(raw) < length:
+        raise VaeFileError(CHANGED)
+    header, ranges, data_bytes = _parse(raw)
+    if (end := 8 + length + data_bytes) > source.size:
+        missing = end - source.size
         raise VaeFileError(f"it is truncated: {missing} of its {end} bytes are missing; fetch it again")
-    return Header(tensors, metadata)
+    return header, Places(source, 8 + length, ranges)
 
 
-_METADATA = '{"__metadata__":'
+def _parse(raw: bytes) -> tuple[Header, Mapping[str, tuple[int, int]], int]:
+    """A header, where its tensors lie, and the bytes of all tensors."""
+    try:
+        metadata, rest = _split(raw.decode().rstrip("\0 \t\r\n"))  # padded to whole words
+        tensors, ranges, inner = _read_table(rest)
+    except (ValueError, RecursionError) as error:
+        raise VaeFileError("its header is not valid: the file is broken; fetch it again") from error
+    found = metadata if isinstance(metadata, dict) else inner
+    return Header(tensors, _texts(found)), ranges, max((end for _, end in ranges.values()), default=0)
+
+
+def _texts(metadata: object) -> dict[str, str]:
+    """The format allows texts only; trainers write numbers, lists and null all the same."""
+    if not isinstance(metadata, dict):
+        return {}
+    return {key: value if isinstance(value, str) else _text(value) for key, value in metadata.items()}
+
+
+def _text(value: object) -> str:
+    try:
+        return json.dumps(value)
+    except (ValueError, RecursionError):
+        return ""
+
+
+_METADATA = re.compile(r'\{\s*"__metadata__"\s*:\s*')
+_AFTER_METADATA = re.compile(r"\s*([,}])")
 _DECODER = json.JSONDecoder()
 
 
-def _split(text: str) -> tuple[dict[str, object] | None, str]:
+def _split(text: str) -> tuple[object, str]:
     """The metadata, where they come first as safetensors writes them, and the header without them."""
-    if not text.startswith(_METADATA):
+    start = _METADATA.match(text)
+    if start is None:
         return None, text
-    metadata, end = _DECODER.raw_decode(text, len(_METADATA))
-    if text[end : end + 1] not in (",", "}"):  # white space; the whole is read below
+    metadata, end = _DECODER.raw_decode(text, start.end())
+    after = _AFTER_METADATA.match(text, end)
+    if after is None:  # the whole, read below, says what is wrong
         return None, text
-    return metadata, "{" + text[end:].removeprefix(",")
+    return metadata, "{" + text[after.start(1) :].removeprefix(",")
 
 
 @lru_cache(maxsize=32)
-def _read_table(text: str) -> tuple[TensorTable, dict[str, object] | None, int]:
-    """The tensors of a header, its metadata where they were left in it, and the bytes of all tensors."""
+def _read_table(text: str) -> tuple[TensorTable, Mapping[str, tuple[int, int]], object]:
+    """The tensors of a header, where they lie, and the metadata where they were left in it."""
     document = json.loads(text)
+    if not isinstance(document, dict):
+        raise ValueError
     metadata = document.pop("__metadata__", None)
     rows = {name: _tensor(name, entry) for name, entry in document.items()}
     table = TensorTable((name, info) for name, (info, _) in rows.items())
-    return table, metadata, max((end for _, end in rows.values()), default=0)
+    ranges = {name: place for name, (_, place) in rows.items()}
+    _refuse_overlaps(ranges)
+    return table, MappingProxyType(ranges), metadata
 
 
-def _tensor(name: str, entry: Mapping[str, object]) -> tuple[TensorInfo, int]:
-    """A tensor, and the place after its last byte, counted from the end of the header."""
-    dtype, shape, offsets = str(entry["dtype"]), entry["shape"], entry["data_offsets"]
-    if dtype not in DTYPE_BYTES:
-        raise VaeFileError(f"its tensor {name!r:.80} has the unknown type {dtype!r:.20}")
-    if not _are_counts(shape):
+def _refuse_overlaps(ranges: Mapping[str, tuple[int, int]]) -> None:
+    """No two tensors share bytes: a small file that claims so could fill the memory."""
+    last, before = 0, ""
+    for name, (start, end) in sorted(ranges.items(), key=lambda row: row[1]):
+        if start < last and start < end:
+            raise VaeFileError(f"its tensors {before!r:.80} and {name!r:.80} lie in one place: the file is broken")
+        if end > last:
+            last, before = end, name
+
+
+def _tensor(name: str, entry: object) -> tuple[TensorInfo, tuple[int, int]]:
+    """A tensor, and its first byte and the one after its last, counted from the end of the header."""
+    if len(name) > MAX_NAME:
+        raise VaeFileError(f"a tensor's name in it has {len(name)} letters: it is broken or made to do harm")
+    if not isinstance(entry, dict):
+        raise VaeFileError(f"its tensor {name!r:.80} has no valid entry in the header: the file is broken")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str):
+        raise VaeFileError(f"its tensor {name!r:.80} has no valid type")
+    if not _are_counts(shape) or len(shape) > MAX_DIMENSIONS:
         raise VaeFileError(f"its tensor {name!r:.80} has no valid shape")
-    if not _are_counts(offsets) or len(offsets) != 2:
+    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise VaeFileError(f"its tensor {name!r:.80} has no valid place in the file")
     info = TensorInfo(dtype, tuple(shape))
-    if offsets[1] - offsets[0] != info.bytes:
+    bits = BITS.get(dtype)  # a type that came after us has a length that only the file knows
+    if bits is not None and 8 * (offsets[1] - offsets[0]) != -(-info.count * bits // 8) * 8:
         raise VaeFileError(f"its tensor {name!r:.80} does not fill the place given for it: the file is broken")
-    return info, offsets[1]
+    return info, (offsets[0], offsets[1])
 
 
 def _are_counts(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < MAX_NUMBER for n in value)

@@ -12,6 +12,7 @@ from vae_manager.codec import litevae, open_litevae, taesd
 from vae_manager.codec.build import check_shapes
 from vae_manager.codec.config import DEFAULT_NORM_GROUPS, KLConfig
 from vae_manager.errors import VaeFileError
+from vae_manager.library.diffusers_folder import telling_parts
 from vae_manager.library.families import FAMILIES
 from vae_manager.library.files import VaeFile
 from vae_manager.library.headers import Header, TensorTable
@@ -46,6 +47,11 @@ def identify(file: VaeFile) -> Identity:
     Raises:
         VaeFileError: it is no VAE, or cannot be read.
     """
+    with telling_parts(file.path):
+        return _identify(file)
+
+
+def _identify(file: VaeFile) -> Identity:
     format_, header = read_header(file.path)
     layout = detect_layout(header)
     if layout.name in ("taesd", "litevae", "wan"):

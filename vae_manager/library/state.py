@@ -10,6 +10,7 @@ from torch import Tensor
 from vae_manager.codec.build import check_shapes
 from vae_manager.codec.config import KLConfig
 from vae_manager.errors import VaeFileError
+from vae_manager.library.diffusers_folder import telling_parts
 from vae_manager.library.files import VaeFile
 from vae_manager.library.identify import norm_groups_of
 from vae_manager.library.layouts import as_conv, canonical_shapes, detect_layout
@@ -32,6 +33,11 @@ def load_state(file: VaeFile, dtype: torch.dtype | None = None) -> LoadedState:
     Raises:
         VaeFileError: not a whole VAE of a kind that can be run.
     """
+    with telling_parts(file.path):
+        return _load_state(file, dtype)
+
+
+def _load_state(file: VaeFile, dtype: torch.dtype | None) -> LoadedState:
     opened = open_tensors(file.path)
     layout = detect_layout(opened.header)
     if layout.name == "wan":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from vae_manager.json_text import parse_json
 from vae_manager.selection.decision import AUTOMATIC
 from vae_manager.selection.rules import MAX_TEXT, is_encodable
 
@@ -23,7 +23,7 @@ def card_vae(checkpoint: Path) -> str | None:
         card = checkpoint.with_suffix(".json")
         if card.stat().st_size > MAX_BYTES:
             return None
-        document = json.loads(card.read_text(encoding="utf-8", errors="replace"))
+        document = parse_json(card.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError, RecursionError):
         return None
     vae = document.get("vae") if isinstance(document, Mapping) else None

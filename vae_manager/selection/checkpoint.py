@@ -26,7 +26,7 @@ from vae_manager.library.health import examine
 from vae_manager.library.identify import checkpoint_family, identify, kl_shape, norm_groups_of
 from vae_manager.library.known import by_name, by_sha256
 from vae_manager.library.layouts import CHECKPOINT_PREFIXES, detect_layout
-from vae_manager.library.tensors import open_tensors, read_header
+from vae_manager.library.tensors import is_safetensors_name, open_tensors, read_header
 from vae_manager.storage import read_json, update_json
 
 MAX_METADATA = 64
@@ -282,7 +282,7 @@ def _read_checkpoint(file: VaeFile) -> CheckpointFacts:
 
 
 def _is_old_pickle(file: VaeFile) -> bool:
-    pickle = file.path.suffix.lower() != ".safetensors"
+    pickle = not is_safetensors_name(file.path)
     return pickle and file.size > MAX_OLD_PICKLE and not zipfile.is_zipfile(file.path)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.files import VaeFile, vae_file
+from vae_manager.library.tensors import is_safetensors_name
 from vae_manager.selection.card import card_vae
 from vae_manager.selection.checkpoint import Checkpoint
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision, Part, Step
@@ -331,7 +332,7 @@ def _beside(job: _Job, checkpoint: Checkpoint) -> Answer:
     if len({file.path.parent for file in beside}) > 1:
         names = ", ".join(repr(file.name) for file in beside[:8])
         return _refused(f"Several VAEs have the checkpoint's own name ({names}); keep one, or make a preset.")
-    beside.sort(key=lambda file: file.path.suffix.lower() != ".safetensors")
+    beside.sort(key=lambda file: not is_safetensors_name(file.path))
     answer = _get(job, beside[0].path.as_posix(), None, "")
     if answer.vae is None:
         return answer

@@ -12,6 +12,7 @@ from vae_manager.errors import BadInputError
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.known import KnownVae, by_name, by_sha256, known_vaes
+from vae_manager.library.tensors import is_safetensors_name
 
 SHOWN = 80
 """Characters of a user's own text that an error repeats: a name may be a whole pasted paragraph."""
@@ -121,7 +122,7 @@ class VaeIndex:
         ranked: dict[str, list[tuple[tuple, VaeFile]]] = {}
         for file in self.files:
             for rank, vae in self._held_by(file):
-                order = (rank, file.path.suffix.lower() != ".safetensors", file.name)
+                order = (rank, not is_safetensors_name(file.path), file.name)
                 ranked.setdefault(vae.id, []).append((order, file))
         return {id_: [file for _, file in sorted(found, key=lambda row: row[0])] for id_, found in ranked.items()}
 

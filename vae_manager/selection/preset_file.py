@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_manager.errors import BadInputError
+from vae_manager.json_text import read_json_text
 from vae_manager.selection.decision import ADJUST_RANGES, AUTOMATIC, SAME, Adjust
 from vae_manager.selection.rules import COLOR, MAX_TEXT, TILING
 
@@ -77,7 +78,7 @@ def read_exported(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadInputError(f"{str(path)!r} is too large for a file of presets.")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json_text(path)
     except FileNotFoundError as error:
         raise BadInputError(f"There is no file of presets {str(path)!r}.") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_manager.errors import BadInputError
+from vae_manager.json_text import parse_json
 from vae_manager.library.families import FAMILIES
 from vae_manager.selection.checkpoint import Checkpoint
 from vae_manager.selection.patterns import Pattern, glob, regex
@@ -108,7 +109,7 @@ def load_rules(path: Path, missing_ok: bool = False) -> RuleSet:
     if len(raw) > MAX_BYTES:
         return RuleSet(problems=(f"The rules file {path.name} is larger than {MAX_BYTES >> 20} MB: no rules are.",))
     try:
-        document = json.loads(raw)
+        document = parse_json(raw)
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
         return RuleSet(problems=(f"The rules file {path.name} is not valid JSON{where}.",))
