@@ -24,6 +24,9 @@ from vae_manager.errors import BadInputError
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM", "TGA", "QOI")
 """Pictures that Pillow reads by itself; those that it was built without are left out."""
 
+MODES = ("RGB", "RGBA", "RGBa", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
+"""Kinds of 8 bits that Pillow turns into RGB rightly (LAB it does not)."""
+
 SAME = 2
 """A profile that moves no colour by more levels than this is sRGB, as far as 8 bits can tell."""
 
@@ -84,7 +87,9 @@ def shown(image: Image.Image, name: str = "The picture") -> np.ndarray:
     with picture_errors(name):
         upright = ImageOps.exif_transpose(image) or image
         if is_deep(upright):
-            return _deep(upright, name)
+            return _deep(upright, image.format, name)
+        if image.mode not in MODES:
+            raise BadInputError(f"{name} is a picture of the kind {image.mode}; convert it to RGB first.")
         return np.asarray(_on_white(to_srgb(upright)), np.float32) / 255
 
 
@@ -96,6 +101,13 @@ def is_deep(image: Image.Image) -> bool:
 def has_alpha(image: Image.Image) -> bool:
     """Whether a picture has transparent pixels, in whatever way its mode says so."""
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """A picture as the bytes of its file. Pillow's own writing of a JPEG into a file does not notice a full disk."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def is_sixteen_bits(path: Path) -> bool:
@@ -184,14 +196,14 @@ def _on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _deep(image: Image.Image, name: str) -> np.ndarray:
+def _deep(image: Image.Image, kind: str | None, name: str) -> np.ndarray:
     """A grey picture of 16 bits or of decimal numbers. Which number is white is known for 16 bits and for 0 … 1."""
     values = np.asarray(image).astype(np.float32)
     if image.mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise BadInputError(f"{name} holds decimal numbers beyond 0 … 1, so its white is not known; scale them.")
         grey = values
-    elif image.mode == "I" and (image.format not in ("PNG", "PPM") or values.min() < 0 or values.max() > 65535):
+    elif image.mode == "I" and (kind not in ("PNG", "PPM") or values.min() < 0 or values.max() > 65535):
         raise BadInputError(f"{name} holds whole numbers of 32 bits, so its white is not known; make it 16 bits.")
     else:
         grey = values / 65535

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vae_manager.codec.picture_files import open_picture, shown
+from vae_manager.codec.picture_files import encoded, open_picture, shown
 from vae_manager.errors import BadInputError
 from vae_manager.writing import save_tensors, write_whole
 
@@ -63,7 +63,8 @@ def save_picture(path: Path, pixels: Tensor, bits: int = 8) -> None:
         image = Image.fromarray(to_levels(pixels, 255)[0].numpy().astype(np.uint8))
         if max(image.size) > _SIDES.get(suffix, max(image.size)):
             raise BadInputError(f"{image.width}×{image.height} pixels do not fit into a {suffix} file; use .png.")
-        write_whole(path, lambda part: image.save(part, _FORMATS.get(suffix, "BMP"), quality=95))
+        data = encoded(image, _FORMATS.get(suffix, "BMP"), quality=95)
+        write_whole(path, lambda part: part.write_bytes(data))
 
 
 def check_written(path: Path, bits: int = 8) -> None:

@@ -21,7 +21,14 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm import tqdm
 
-from vae_manager.codec.picture_files import add_color_chunks, is_lossless, is_sixteen_bits, open_picture, to_srgb
+from vae_manager.codec.picture_files import (
+    add_color_chunks,
+    encoded,
+    is_lossless,
+    is_sixteen_bits,
+    open_picture,
+    to_srgb,
+)
 from vae_manager.color.diagnose import Diagnosis, diagnose
 from vae_manager.color.images import corrected, visible
 from vae_manager.color.matrix import blend, is_identity
@@ -195,7 +202,7 @@ def _save(image: Image.Image, found: Diagnosis, strength: float, seed: int, targ
     elif kind == "WEBP":
         options |= {"quality": 95, "xmp": image.info.get("xmp"), "exact": True}
         options["lossless"] = is_lossless(image)
-    out.save(target, format=kind, **{name: value for name, value in options.items() if value is not None})
+    target.write_bytes(encoded(out, kind, **{name: value for name, value in options.items() if value is not None}))
 
 
 def _png_info(image: Image.Image, own_colors: bool) -> PngInfo:
