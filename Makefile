@@ -2,9 +2,11 @@
 #
 #   make test TORCH=system   uses the torch of the Python that makes the environment (PYTHON=…), instead of
 #                            installing the pinned one.
+#   make test CHROMIUM=yes   installs Chromium on the system, which the browser tests need; CHROMIUM=no does not ask.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= 2.13.0
+CHROMIUM ?=
 VENV := .venv
 PIP := -m pip install --quiet --disable-pip-version-check
 
@@ -47,11 +49,23 @@ $(VENV)/.dev-ready: $(VENV)/.run-ready requirements/dev.lock
 	$(VENV)/bin/python tools/share_packages.py .venv-gradio$*
 	touch $@
 
-# Browser tests are skipped, with a message, where Chromium is not there and cannot be installed
+# Browser tests are skipped, with a message, where there is no Chromium. It is a package of the system's, so it is
+# installed only with CHROMIUM=yes, in CI (CI=true), or after a yes in the terminal.
 .PHONY: chromium
 chromium:
-	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; } >/dev/null 2>&1 \
-		|| echo "No Chromium: the browser tests will be skipped."
+	@command -v chromium >/dev/null && exit 0; \
+	answer="$(CHROMIUM)"; \
+	if [ -z "$$answer" ] && [ "$$CI" = true ]; then answer=yes; fi; \
+	if [ -z "$$answer" ] && [ -t 0 ] && [ -t 1 ]; then \
+		printf 'The browser tests need Chromium. Install it on this system (apt-get install chromium)? [y/N] '; \
+		read -r answer || answer=no; \
+	fi; \
+	case "$$answer" in \
+		[yY]*) echo "Chromium is being installed: apt-get install chromium"; \
+			{ apt-get update -qq && apt-get install -qq -y chromium; } >/dev/null 2>&1 \
+				|| echo "Chromium could not be installed: the browser tests will be skipped." ;; \
+		*) echo "No Chromium: the browser tests will be skipped (make test CHROMIUM=yes installs it)." ;; \
+	esac
 
 clean:
 	rm -rf .venv .venv-gradio3 .venv-gradio4 demo-output

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -60,6 +61,10 @@ def own_user_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     """No test reads or writes the data of whoever runs it."""
     monkeypatch.setenv("VAE_MANAGER_HOME", str(tmp_path_factory.mktemp("home")))
 
+
+# no example has to be done in a given time: what else the machine does must not fail a test
+settings.register_profile("vae-manager", deadline=None)
+settings.load_profile("vae-manager")
 
 # several test processes share few cores, and small models gain nothing from more threads
 torch.set_num_threads(1)

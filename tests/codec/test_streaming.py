@@ -47,7 +47,7 @@ def cached_vae(latent: int, quant: bool, wraps: bool) -> Any:
     return VAES[key]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     n=st.integers(1, 2),
     h=st.integers(1, 9),
@@ -105,7 +105,7 @@ def test_half_precision_is_no_worse_than_the_whole(dtype: torch.dtype) -> None:
 DTYPES: dict[torch.dtype, tuple[Any, Any]] = {}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     dtype=st.sampled_from((torch.float32, torch.bfloat16, torch.float16)),
     h=st.integers(8, 14),

@@ -35,7 +35,7 @@ def tiny_vae(name: str, wraps: bool = False, dtype: torch.dtype = torch.float64)
     return vae.to(dtype)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(sorted(SHAPES)),
     n=st.integers(1, 2),

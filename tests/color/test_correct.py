@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vae_manager.color.correct import correct, correct_levels, to_levels, treat
@@ -70,6 +70,5 @@ def test_dither_fills_the_gaps_is_seeded_and_keeps_greys_grey():
 
 
 @given(st.integers(0, 255))
-@settings(deadline=None)
 def test_levels_survive_the_way_through_float(level):
     assert to_levels(torch.full((3, 1, 1), level / 255)).unique().tolist() == [level]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vae_manager.color.matrix import (
@@ -48,14 +48,12 @@ def test_inverse_undoes(m):
 
 
 @given(matrices, matrices)
-@settings(deadline=None)
 def test_compose_is_one_after_the_other(outer, inner):
     v = noise(3, 4, 5).double()
     assert torch.allclose(affine(v, compose(outer, inner)), affine(affine(v, inner), outer), atol=1e-12)
 
 
 @given(matrices)
-@settings(deadline=None)
 def test_result_is_in_range_without_nan_and_batches_agree(m):
     v = noise(2, 3, 7, 5) * 1.4 - 0.2
     out = apply(v, m)
@@ -72,7 +70,6 @@ def test_strength_nought_is_the_same_object(m):
 
 
 @given(st.floats(0.1, 3), st.floats(-0.5, 0.5), st.floats(0, 2))
-@settings(deadline=None)
 def test_greys_stay_grey_and_in_order(contrast, brightness, saturation):
     ramp = torch.linspace(0, 1, 300).expand(3, 1, 300)
     out = apply(ramp, adjustment(contrast, brightness, saturation))

@@ -85,7 +85,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("arrange", LAYOUTS.values(), ids=LAYOUTS.keys())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32))
 def test_layout_does_not_matter(arrange, seed):
     state = random_state(seed)
@@ -103,7 +103,7 @@ def test_container_does_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.float64])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32))
 def test_precision_matters_to_stored_only(stored, seed):
     state = random_state(seed)
@@ -124,7 +124,7 @@ def test_bfloat16_is_its_own():
     assert digest(brain).stored != digest(widened).stored
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(sorted(SHAPES)),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
@@ -143,7 +143,7 @@ def test_one_changed_value_changes_both(name, dtype, index, value):
     assert after.stored != before.stored or same
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(name=st.sampled_from(sorted(SHAPES)), index=st.integers(0, 10**6))
 def test_change_below_half_precision_changes_stored_only(name, index):
     state = random_state(7, torch.float16)

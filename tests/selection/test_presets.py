@@ -157,7 +157,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=40) | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_whatever_is_in_the_file_is_kept_somewhere(tmp_path: Path, content: bytes):
     folder = tmp_path / str(time.monotonic_ns())

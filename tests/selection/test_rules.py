@@ -147,7 +147,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(JSON, max_size=4) | JSON)
 def test_no_document_crashes_or_hangs(tmp_path_factory, entries):
     begun = time.process_time()
