@@ -27,13 +27,13 @@ from vae_manager.codec.taesd import TinyConfig, build_taesd, make_decoder, make_
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.errors import VaeFileError
 from vae_manager.library.files import vae_file
-from vae_manager.library.hashing import HashCache
+from vae_manager.library.hashing import KIND, HashCache, stamp_of
 from vae_manager.library.identify import identify
 from vae_manager.library.known import by_name, known_vaes
 from vae_manager.library.report import report
 from vae_manager.library.state import load_state
 from vae_manager.selection.checkpoint import FactsCache
-from vae_manager.storage import update_json
+from vae_manager.store import Store, file_key
 
 DOCUMENTS = [Path(__file__).parent.parent / name for name in ("docs/kinds.md", "README.md")]
 
@@ -276,9 +276,9 @@ def test_a_kind_is_recognised_by_hash_and_by_name(kind: Kind, tmp_path: Path):
         names = [vae.name, *vae.aliases, *(name for published in vae.files for name in published.names)]
         assert all(vae in by_name(name) for name in names)
         for published in vae.files:
-            cache = tmp_path / f"{published.sha256}.json"
-            update_json(cache, lambda _, sha256=published.sha256: {str(path): [file.size, file.mtime_ns, sha256]})
-            found = report(file, HashCache(cache), sha256=False, digest=False)
+            store = Store(None)
+            store.put(KIND, file_key(path), stamp_of(file), published.sha256)
+            found = report(file, HashCache(store), sha256=False, digest=False)
             assert found.known == vae and found.family == vae.family
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from vae_manager import storage
 from vae_manager.storage import read_json, update_json
 
 
@@ -92,3 +94,52 @@ def test_names_that_are_no_valid_text(tmp_path: Path):
     path = tmp_path / "a.json"
     update_json(path, lambda _: {"\udcff.pt": 1})
     assert read_json(path) == {"\udcff.pt": 1}
+
+
+def test_a_link_is_written_through_and_the_mode_kept(tmp_path: Path):
+    real = tmp_path / "synced" / "presets.json"
+    real.parent.mkdir()
+    real.write_text("[1]")
+    real.chmod(0o664)
+    link = tmp_path / "presets.json"
+    link.symlink_to(real)
+    update_json(link, lambda old: [*old, 2])
+    assert link.is_symlink() and json.loads(real.read_text()) == [1, 2]
+    assert real.stat().st_mode & 0o777 == 0o664
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\xef\xbb\xbf[1]")
+    assert read_json(path) == [1] and update_json(path, lambda old: [*old, 2]) == [1, 2]
+    assert not list(tmp_path.glob("*.unreadable-*"))
+
+
+def test_temporaries_of_killed_writers_are_cleared(tmp_path: Path):
+    path, old = tmp_path / "a.json", time.time() - 2 * storage.LEFTOVER_AGE
+    names = {
+        f".a.json.abc{storage.TEMPORARY}": old,
+        f".a.json.new{storage.TEMPORARY}": time.time(),
+        f".b.json.abc{storage.TEMPORARY}": old,
+        ".a.json.backup": old,
+    }
+    for name, written in names.items():
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (written, written))
+    update_json(path, lambda _: 1)
+    left = {found.name for found in tmp_path.iterdir()} - {"a.json", "a.json.lock"}
+    assert left == set(list(names)[1:])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks are another system call there")
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_written_at_once(tmp_path: Path, monkeypatch, error: int):
+    import fcntl
+
+    def refuse(*args):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waited"))
+    path = tmp_path / "a.json"
+    assert update_json(path, lambda old: [old]) == [None] and read_json(path) == [None]

@@ -8,19 +8,28 @@ several processes. A document that cannot be read is set aside beside itself, ne
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import json
 import logging
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 log = logging.getLogger("vae_manager")
 
-LOCK_TIMEOUT = 10.0
+LOCK_TIMEOUT = 5.0
 """Seconds to wait for another process's write before giving up."""
+
+TEMPORARY = ".vae-manager-tmp"
+LEFTOVER_AGE = 3600.0
+"""Seconds after which a temporary file's writer is surely gone."""
 
 
 def read_json(path: Path) -> Any:
@@ -56,7 +65,7 @@ def update_json(path: Path, change: Callable[[Any], Any]) -> Any:
 def _load(path: Path) -> Any:
     """The document, or None when there is none; ValueError when it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
     except RecursionError as error:
@@ -83,46 +92,51 @@ def set_aside(path: Path, what: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    target = Path(os.path.realpath(path))  # behind a link lies a file that the user keeps elsewhere
+    _clear_leftovers(target)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=TEMPORARY, dir=target.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with contextlib.suppress(OSError):
+            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+        os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
 
 
+def _clear_leftovers(target: Path) -> None:
+    """Remove temporaries of this document whose writers were killed: only ours, and only old ones."""
+    with contextlib.suppress(OSError):
+        for left in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}"):
+            if time.time() - left.stat().st_mtime > LEFTOVER_AGE:
+                left.unlink()
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with open(path.with_name(path.name + ".lock"), "a+b") as lock:
-        deadline = time.monotonic() + LOCK_TIMEOUT
-        while not _try_lock(lock.fileno()):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"another process has held {path.name} for {LOCK_TIMEOUT:.0f} s")
-            time.sleep(0.01)
-        yield  # closing the file releases the lock
+    """Hold the document's lock file. Where the file system has no locks, saving is worth more than the lock."""
+    target = Path(os.path.realpath(path))
+    lock = FileLock(target.with_name(target.name + ".lock"), timeout=LOCK_TIMEOUT)
+    try:
+        lock.acquire(poll_interval=0.01)
+    except Timeout as error:
+        raise TimeoutError(
+            errno.ETIMEDOUT, f"another process has held {path.name} for {LOCK_TIMEOUT:.0f} s", str(path)
+        ) from error
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-if os.name == "nt":
-    import msvcrt
-
-    def _try_lock(handle: int) -> bool:
-        try:
-            os.lseek(handle, 0, os.SEEK_SET)
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
-else:
-    import fcntl
-
-    def _try_lock(handle: int) -> bool:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)

@@ -14,6 +14,7 @@ from vae_manager.color.matrix import adjustment, affine, invert, is_identity, st
 from vae_manager.color.pool import different, pooled_map, too_strong
 from vae_manager.color.session import KEPT, ColorSession
 from vae_manager.color.statistics import statistics
+from vae_manager.store import open_store
 
 PALE = adjustment(contrast=0.7)
 VERSIONS = (("model.safetensors", 10, 1), ("own.vae.pt", 20, 2))
@@ -158,21 +159,20 @@ def test_chroma_gain_comes_from_the_edge_of_the_gamut():
 
 
 def test_session_is_kept_bounded_and_forgotten_with_its_files(tmp_path):
-    path = tmp_path / "color" / "session.json"
-    session = ColorSession(path)
+    store = open_store(tmp_path / "color")
+    session = ColorSession(store)
     for seed in range(KEPT + 3):
         kept = session.add(*VERSIONS, statistics(picture(seed % 4, 32)))
-    assert len(kept) == KEPT and ColorSession(path).pictures(*VERSIONS) == kept
+    assert len(kept) == KEPT and ColorSession(store).pictures(*VERSIONS) == kept
     changed = (VERSIONS[0], ("own.vae.pt", 21, 3))
     assert session.pictures(*changed) == ()
     assert len(session.add(*changed, statistics(picture(0, 32)))) == 1
-    path.write_text(json.dumps([1, 2]))
     assert session.pictures(*VERSIONS) == ()
     assert len(ColorSession(None).add(*VERSIONS, statistics(picture(0, 32)))) == 1
 
 
 def test_a_failed_picture_is_not_remembered(tmp_path):
-    session = ColorSession(tmp_path / "s.json")
+    session = ColorSession(open_store(tmp_path))
     assert session.add(*VERSIONS, statistics(torch.full((3, 8, 8), float("nan")))) == ()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from vae_manager.errors import VaeFileError
 from vae_manager.library.files import Folder, find_vaes, vae_file
 from vae_manager.library.hashing import HashCache, sha256_of
+from vae_manager.store import Store, open_store
 
 
 def touch(path: Path, content: bytes = b"x") -> Path:
@@ -79,7 +81,7 @@ def test_sha256_with_progress(tmp_path: Path):
 
 
 def test_hashes_are_remembered_until_the_file_changes(tmp_path: Path):
-    path, store = touch(tmp_path / "v.pt", b"one"), tmp_path / "hashes.json"
+    path, store = touch(tmp_path / "v.pt", b"one"), open_store(tmp_path)
     first = HashCache(store).sha256(vae_file(path))
     assert HashCache(store).peek(vae_file(path)) == first
     os.utime(path, ns=(1, 1))  # older than before: a cache that asks "is it newer?" would keep the old hash
@@ -89,19 +91,38 @@ def test_hashes_are_remembered_until_the_file_changes(tmp_path: Path):
 
 
 def test_two_files_do_not_share_a_hash(tmp_path: Path):
-    store = HashCache(tmp_path / "hashes.json")
+    store = HashCache(open_store(tmp_path))
     newer = store.sha256(vae_file(touch(tmp_path / "new.pt", b"new")))
     older = touch(tmp_path / "old.pt", b"old")
     os.utime(older, ns=(1, 1))
     assert store.sha256(vae_file(older)) == hashlib.sha256(b"old").hexdigest() != newer
 
 
-def test_a_nonsense_cache_file_is_not_believed(tmp_path: Path):
-    path, store = touch(tmp_path / "v.pt", b"one"), tmp_path / "hashes.json"
-    file = vae_file(path)
-    for content in ("[]", '{"x": 3}', f'{{"{path}": [{file.size}, {file.mtime_ns}, "short"]}}', "{"):
-        store.write_text(content)
-        assert HashCache(store).sha256(file) == hashlib.sha256(b"one").hexdigest()
+def test_two_files_of_one_name_size_and_time_do_not_share_a_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    hashes = HashCache(open_store(tmp_path))
+    for folder, content in (("a", b"one"), ("b", b"two")):
+        os.utime(touch(tmp_path / folder / "v.pt", content), ns=(5, 5))
+        monkeypatch.chdir(tmp_path / folder)
+        assert hashes.sha256(vae_file(Path("v.pt"))) == hashlib.sha256(content).hexdigest()
+    assert hashes.peek(vae_file(tmp_path / "a" / "v.pt")) == hashlib.sha256(b"one").hexdigest()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"x": 3}', '{"PATH": [SIZE, TIME, "short"]}', "{", "[" * 100_000])
+def test_a_nonsense_file_of_hashes_is_not_taken_over(tmp_path: Path, content: str):
+    file = vae_file(touch(tmp_path / "v.pt", b"one"))
+    content = (
+        content.replace("PATH", str(file.path)).replace("SIZE", str(file.size)).replace("TIME", str(file.mtime_ns))
+    )
+    (tmp_path / "hashes.json").write_text(content)
+    assert HashCache(open_store(tmp_path)).sha256(file) == hashlib.sha256(b"one").hexdigest()
+
+
+def test_the_hashes_of_an_older_version_are_taken_over_once(tmp_path: Path):
+    file, sha256 = vae_file(touch(tmp_path / "v.pt", b"one")), "ab" * 32
+    old = tmp_path / "hashes.json"
+    old.write_text(json.dumps({str(file.path): [file.size, file.mtime_ns, sha256], "v.pt": [1, 2, sha256]}))
+    assert HashCache(open_store(tmp_path)).peek(file) == sha256 and not old.exists()
+    assert HashCache(Store(tmp_path / "store.sqlite")).peek(file) == sha256
 
 
 def test_a_download_that_goes_on_while_it_is_hashed(tmp_path: Path):

@@ -17,11 +17,12 @@ from vae_manager.library.files import vae_file
 from vae_manager.library.hashing import HashCache, sha256_of
 from vae_manager.selection.checkpoint import FactsCache
 from vae_manager.selection.examiner import Examiner, Progress
+from vae_manager.store import open_store
 
 
 @pytest.fixture
 def caches(tmp_path: Path) -> tuple[HashCache, FactsCache]:
-    return HashCache(tmp_path / "home" / "hashes.json"), FactsCache(tmp_path / "home" / "headers.json")
+    return HashCache(open_store(tmp_path / "home")), FactsCache(open_store(tmp_path / "home"))
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_it_finds_everything_and_keeps_it(world: World, examiner: Examiner, cach
     vae, model = vae_file(world.vae("a.safetensors")), vae_file(world.checkpoint("m.safetensors"))
     examiner.add([vae], [model])
     assert examiner.wait(60) and examiner.progress == Progress() and not examiner.problems
-    hashes, facts = HashCache(tmp_path / "home" / "hashes.json"), FactsCache(tmp_path / "home" / "headers.json")
+    hashes, facts = HashCache(open_store(tmp_path / "home")), FactsCache(open_store(tmp_path / "home"))
     for file in (vae, model):
         assert hashes.peek(file) == sha256_of(file.path)
         assert facts.digest(file, compute=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -465,5 +467,6 @@ def test_a_first_pass_of_a_vae_that_is_known_to_be_at_fault_is_not_gone_by(sessi
 def test_hires_colours_are_those_of_the_vae_that_decoded_the_second_pass(session, host, monkeypatch):
     passes = {"first": pixels()[:, ::2, ::2], "second": pixels()}
     Passes(session, host, monkeypatch, passes).run(PanelSettings(True, "b", hires_vae="c", color="auto"))
-    (key,) = json.loads((host.data_folder() / "colors.json").read_text())
-    assert key.endswith("c.safetensors")
+    with contextlib.closing(sqlite3.connect(host.data_folder() / "store.sqlite")) as database:
+        ((key,),) = database.execute("SELECT key FROM entries WHERE kind = 'colours'").fetchall()
+    assert key.endswith(b"c.safetensors")

@@ -4,73 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 from vae_manager.color.statistics import Statistics
-from vae_manager.storage import read_json, update_json
+from vae_manager.store import Store, file_key
 
 KEPT = 24
 """Pictures remembered for one pair of files."""
 
-PAIRS = 64
-"""Pairs of files remembered; the longest unused is dropped first."""
+KIND = "colours"
+"""Of the store's rows."""
 
 Version = Sequence[object]
 """`library.files.VaeFile.version`: path, size and modification time. Its first item names the file."""
 
 
 class ColorSession:
-    """One JSON file of statistics. Pictures of a file that has changed since are forgotten."""
+    """Statistics in the store. Pictures of a file that has changed since are forgotten."""
 
-    def __init__(self, path: Path | None) -> None:
-        """`path`: where to keep them; None keeps them for this process only."""
-        self._path = path
-        self._memory: dict[str, Any] = {}
+    def __init__(self, store: Store | None = None) -> None:
+        """`store`: where to keep them; None keeps them for this process only."""
+        self._store = store or Store(None)
 
     def pictures(self, checkpoint: Version, vae: Version) -> tuple[Statistics, ...]:
         """What is remembered of this pair, oldest first."""
-        document = _checked(read_json(self._path)) if self._path else self._memory
-        return _pictures(document.get(_key(checkpoint, vae)), checkpoint, vae)
+        return _pictures(self._store.get(KIND, *_row(checkpoint, vae)))
 
     def add(self, checkpoint: Version, vae: Version, seen: Statistics) -> tuple[Statistics, ...]:
-        """Remember one more picture, as the VAE made it (before any correction); returns all of the pair.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Remember one more picture, as the VAE made it (before any correction); returns all of the pair."""
         kept: tuple[Statistics, ...] = ()
 
-        def change(document: Any) -> dict[str, Any]:
+        def change(rows: Any) -> list[Any]:
             nonlocal kept
-            document, key = _checked(document), _key(checkpoint, vae)
-            before = _pictures(document.pop(key, None), checkpoint, vae)
+            before = _pictures(rows)
             kept = (*before, seen)[-KEPT:] if seen.finite else before
-            rows = [asdict(picture) for picture in kept]
-            document[key] = {"versions": [list(checkpoint), list(vae)], "pictures": rows}
-            return dict(list(document.items())[-PAIRS:])
+            return [asdict(picture) for picture in kept]
 
-        if self._path:
-            update_json(self._path, change)
-        else:
-            self._memory = change(self._memory)
+        self._store.change(KIND, *_row(checkpoint, vae), change)
         return kept
 
 
-def _key(checkpoint: Version, vae: Version) -> str:
-    return f"{checkpoint[0]}|{vae[0]}"
+def _row(checkpoint: Version, vae: Version) -> tuple[str, str]:
+    """The key and the stamp of a pair of files."""
+    key = "|".join(file_key(str(version[0])) for version in (checkpoint, vae))
+    return key, " ".join(str(part) for part in (*checkpoint[1:], *vae[1:]))
 
 
-def _checked(document: Any) -> dict[str, Any]:
-    return dict(document) if isinstance(document, dict) else {}
-
-
-def _pictures(entry: Any, checkpoint: Version, vae: Version) -> tuple[Statistics, ...]:
-    if not isinstance(entry, dict) or entry.get("versions") != [list(checkpoint), list(vae)]:
-        return ()
-    rows = entry.get("pictures")
+def _pictures(rows: Any) -> tuple[Statistics, ...]:
     names = {f.name for f in fields(Statistics)}
-    return tuple(_statistics(row) for row in rows or () if isinstance(row, dict) and set(row) == names)
+    found = rows if isinstance(rows, list) else ()
+    return tuple(_statistics(row) for row in found if isinstance(row, dict) and set(row) == names)
 
 
 def _statistics(row: dict[str, Any]) -> Statistics:

@@ -24,6 +24,7 @@ from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.identify import Identity, identify
 from vae_manager.library.state import load_kl_state
+from vae_manager.store import open_store
 from vae_manager.user_data import user_folder
 from vae_manager.writing import write_whole
 
@@ -171,7 +172,7 @@ def _provenance(source: VaeFile, matrix: Tensor, encoder: bool) -> dict[str, str
     return {
         "vae_manager.version": __version__,
         "vae_manager.baked_from": source.path.name,
-        "vae_manager.baked_from_sha256": HashCache(user_folder() / "hashes.json").sha256(source),
+        "vae_manager.baked_from_sha256": HashCache(open_store(user_folder())).sha256(source),
         "vae_manager.baked_into": "decoder and encoder" if encoder else "decoder",
         "vae_manager.color_matrix": json.dumps(rows(matrix)),
     }

@@ -37,6 +37,7 @@ from vae_manager.library.probe import bundled_pictures
 from vae_manager.library.report import report
 from vae_manager.library.state import load_state
 from vae_manager.selection.choose import Wishes, choose
+from vae_manager.store import open_store
 from vae_manager.user_data import user_folder
 
 DATA = Path(__file__).parents[1] / "data" / "demo"
@@ -89,7 +90,7 @@ def demo(args: argparse.Namespace) -> Result:
     )
     document = {
         "photograph": {"path": str(photo), "width": original.shape[3], "height": original.shape[2]},
-        "vaes": [report(file, HashCache(user_folder() / "hashes.json")).document() for file in files],
+        "vaes": [report(file, HashCache(open_store(user_folder()))).document() for file in files],
         "chosen": {"vae": decision.vae.name, "reason": decision.reason},
         "steps": [{"command": step.command, **step.answer} for step in (encoded, whole, exact)],
         "exact_minus_whole_levels": difference,

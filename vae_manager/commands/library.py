@@ -20,6 +20,7 @@ from vae_manager.library.health import examine
 from vae_manager.library.layouts import as_matrix, to_diffusers
 from vae_manager.library.report import quick_report, report
 from vae_manager.library.state import load_state
+from vae_manager.store import open_store
 from vae_manager.user_data import user_folder
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -31,7 +32,7 @@ def list_files(args: argparse.Namespace) -> Result:
     for folder in folders:
         if not folder.is_dir():
             raise BadInputError(f"There is no folder {str(folder)!r}.")
-    hashes = HashCache(user_folder() / "hashes.json")
+    hashes = HashCache(open_store(user_folder()))
     documents, lines = [], []
     for file in find_vaes(Folder(folder) for folder in folders):
         found = quick_report(file, hashes)
@@ -54,7 +55,7 @@ def inspect(args: argparse.Namespace) -> Result:
         def progress(done: int, _: int) -> None:
             bar.update(done - bar.n)
 
-        found = report(file, HashCache(user_folder() / "hashes.json"), progress=progress)
+        found = report(file, HashCache(open_store(user_folder())), progress=progress)
     document = found.document()
     if args.health and not document["problems"]:
         document["problems"] = list(examine(file, found.family))

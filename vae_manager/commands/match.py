@@ -25,6 +25,7 @@ from vae_manager.selection.presets import Presets
 from vae_manager.selection.prompt_tags import take_vae_tag
 from vae_manager.selection.rules import RuleSet, load_rules
 from vae_manager.selection.twins import baked_twin
+from vae_manager.store import open_store
 from vae_manager.user_data import user_folder
 
 
@@ -106,10 +107,10 @@ def _matcher(args: argparse.Namespace, folder: Path) -> Matcher:
         raise BadInputError(" ".join(rules.problems))
     tagged = take_vae_tag(args.prompt or "")
     return Matcher(
-        VaeIndex(vaes, HashCache(home / "hashes.json")),
+        VaeIndex(vaes, HashCache(open_store(home))),
         rules,
         presets,
-        FactsCache(home / "headers.json"),
+        FactsCache(open_store(home)),
         tagged.vae,
         (*tagged.warnings, *rules.problems),
     )

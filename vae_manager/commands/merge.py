@@ -17,6 +17,7 @@ from vae_manager.library.merge import merge_states
 from vae_manager.library.probe import UNSURE, probe_file
 from vae_manager.library.report import Report, report
 from vae_manager.library.state import LoadedState, load_state
+from vae_manager.store import open_store
 from vae_manager.user_data import user_folder
 
 
@@ -44,7 +45,7 @@ def merge(args: argparse.Namespace) -> Result:
 
 def _report(file: VaeFile) -> Report:
     try:
-        return report(file, HashCache(user_folder() / "hashes.json"), digest=False)
+        return report(file, HashCache(open_store(user_folder())), digest=False)
     except VaeFileError as error:
         raise BadInputError(error.sentence(file.path.name)) from error
 

@@ -1,12 +1,14 @@
 """sha256 of model files, remembered until the file changes.
 
 A1111's own cache must not be read for this: it files every VAE under one title, so its "VAE hash" is another
-file's after a switch. Ours is keyed by path, size and modification time in nanoseconds.
+file's after a switch. Ours is keyed by resolved path, size and modification time in nanoseconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +16,12 @@ from pathlib import Path
 from vae_manager.errors import VaeFileError
 from vae_manager.library.files import VaeFile, vae_file
 from vae_manager.library.reading import open_file, os_reason
-from vae_manager.storage import read_json, update_json
+from vae_manager.store import Store, file_key
 
 CHUNK = 4 << 20
+
+KIND = "sha256"
+"""Of the store's rows."""
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all); raise from it to stop."""
@@ -45,19 +50,17 @@ def sha256_of(path: Path, progress: Progress | None = None) -> str:
 
 
 class HashCache:
-    """The known hashes, in memory and in one JSON file. Safe to share between processes."""
+    """The known hashes, in memory and in the store. Safe to share between threads and processes."""
 
-    def __init__(self, path: Path | None) -> None:
-        """`path`: where to keep the hashes; None keeps them for this process only."""
-        self._path = path
-        self._known: dict[str, list[object]] | None = None
+    def __init__(self, store: Store | None = None) -> None:
+        """`store`: where to keep the hashes; None keeps them for this process only."""
+        self._store = store or Store(None)
+        _take_over(self._store)
 
     def peek(self, file: VaeFile) -> str | None:
         """The hash, if it is known for just this version of the file. Never reads the file."""
-        if self._known is None:
-            self._known = _checked(read_json(self._path)) if self._path else {}
-        entry = self._known.get(str(file.path))
-        return str(entry[2]) if entry and entry[:2] == [file.size, file.mtime_ns] else None
+        found = self._store.get(KIND, file_key(file.path), stamp_of(file))
+        return found if isinstance(found, str) and len(found) == 64 else None
 
     def sha256(self, file: VaeFile, progress: Progress | None = None) -> str:
         """The hash, computed if need be.
@@ -74,23 +77,28 @@ class HashCache:
             raise VaeFileError("it was deleted while it was being read") from error
         if changed:
             raise VaeFileError("it was changed while it was being read; try again when its download is finished")
-        self._remember(str(file.path), [file.size, file.mtime_ns, sha256])
+        self._store.put(KIND, file_key(file.path), stamp_of(file), sha256)
         return sha256
 
-    def _remember(self, key: str, entry: list[object]) -> None:
-        if self._path is None:
-            assert self._known is not None
-            self._known[key] = entry
-        else:
-            self._known = update_json(self._path, lambda known: {**_checked(known), key: entry})
+
+def stamp_of(file: VaeFile) -> str:
+    """Changes whenever the file does: what is known of a file is good for one stamp."""
+    return f"{file.size} {file.mtime_ns}"
 
 
-def _checked(document: object) -> dict[str, list[object]]:
-    """The entries of a cache file that have the right form; anything else in it is forgotten, not trusted."""
-    if not isinstance(document, dict):
-        return {}
-    return {
-        key: value
-        for key, value in document.items()
-        if isinstance(value, list) and [type(part) for part in value] == [int, int, str] and len(value[2]) == 64
-    }
+def _take_over(store: Store) -> None:
+    """Hashes took minutes of reading: those that an older version kept in JSON go into the store, once."""
+    if store.path is None or not (old := store.path.with_name("hashes.json")).is_file():
+        return
+    try:
+        document = json.loads(old.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return
+    for path, entry in document.items() if isinstance(document, dict) else ():
+        right = isinstance(entry, list) and [type(part) for part in entry] == [int, int, str] and len(entry[2]) == 64
+        if right and os.path.isabs(path):  # a relative one may be any file's
+            store.put(KIND, file_key(path), f"{entry[0]} {entry[1]}", entry[2], later=True)
+    if store.flush():
+        for name in ("hashes.json", "headers.json", "colors.json"):  # the latter two are soon known again
+            with contextlib.suppress(OSError):
+                store.path.with_name(name).unlink()

@@ -7,7 +7,6 @@ where the caller allows it.
 
 from __future__ import annotations
 
-import threading
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,14 +19,14 @@ from vae_manager.errors import VaeFileError
 from vae_manager.library.digest import Progress, weights_digest
 from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.files import VaeFile, file_stem, vae_file
-from vae_manager.library.hashing import HashCache
+from vae_manager.library.hashing import HashCache, stamp_of
 from vae_manager.library.headers import Header, TensorTable
 from vae_manager.library.health import examine
 from vae_manager.library.identify import checkpoint_family, identify, kl_shape, norm_groups_of
 from vae_manager.library.known import by_name, by_sha256
 from vae_manager.library.layouts import CHECKPOINT_PREFIXES, detect_layout
 from vae_manager.library.tensors import is_safetensors_name, open_tensors, read_header
-from vae_manager.storage import read_json, update_json
+from vae_manager.store import Store, file_key
 
 MAX_METADATA = 64
 """Metadata entries that are kept for rules; a value's first `MAX_VALUE` characters count."""
@@ -35,6 +34,9 @@ MAX_VALUE = 512
 
 MAX_OLD_PICKLE = 512 << 20
 """Bytes of a pickle from before torch 1.6 that are worth reading for the names of its tensors."""
+
+REVISION = 2
+"""Raise it whenever a header is read or a VAE is judged otherwise: what an older program found is found anew."""
 
 _LOOKS = ("", "weights", "pictures")
 
@@ -64,16 +66,13 @@ class VaeFacts:
 
 
 class FactsCache:
-    """Facts read from headers, until the file changes; in memory, and in one JSON file if `path` is given.
+    """Facts read from headers, until the file changes; in memory, and in the store if there is one.
 
     Safe to use from several threads.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
-        self._known: dict[str, list[Any]] | None = None
-        self._new: dict[str, list[Any]] = {}
-        self._lock = threading.Lock()
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = store or Store(None)
 
     def checkpoint(self, file: VaeFile) -> CheckpointFacts:
         """The facts of a checkpoint; a file that cannot be read has a `problem`."""
@@ -95,13 +94,13 @@ class FactsCache:
         Raises:
             VaeFileError: there is no VAE in the file, or it cannot be read.
         """
-        entry = self._entries().get(f"digest {file.path}")
-        if entry and entry[:2] == [file.size, file.mtime_ns]:
-            return str(entry[2])
+        known = self._store.get("digest", file_key(file.path), stamp_of(file))
+        if isinstance(known, str):
+            return known
         if not compute:
             return None
         digest = weights_digest(open_tensors(file.path), progress=progress).fp16
-        self._remember(f"digest {file.path}", [file.size, file.mtime_ns, digest])
+        self._remember("digest", file, digest)
         return digest
 
     def health(
@@ -111,8 +110,7 @@ class FactsCache:
 
         `look`: '' only what is known already; 'weights' a second; 'pictures' many seconds (a round trip).
         """
-        entry = self._entries().get(f"health {file.path}")
-        known = entry[2] if entry and entry[:2] == [file.size, file.mtime_ns] else None
+        known = self._store.get(f"health {REVISION}", file_key(file.path), stamp_of(file))
         done = str(known.get("look")) if isinstance(known, dict) else ""
         if _LOOKS.index(look) <= (_LOOKS.index(done) if done in _LOOKS else 0):
             problems = known.get("problems") if isinstance(known, dict) else None
@@ -121,40 +119,27 @@ class FactsCache:
             problems = examine(file, family, thorough=look == "pictures", progress=progress)
         except VaeFileError as error:
             problems = (str(error),)
-        self._remember(f"health {file.path}", [file.size, file.mtime_ns, {"look": look, "problems": list(problems)}])
+        self._remember(f"health {REVISION}", file, {"look": look, "problems": list(problems)})
         return problems
 
     def save(self) -> None:
-        """Write what is new to the file, once for many files read. A folder that cannot be written is no error."""
-        with self._lock:
-            new, self._new = self._new, {}
-        if not self._path or not new:
-            return
-        try:
-            update_json(self._path, lambda known: {**_checked(known), **new})
-        except OSError:
-            with self._lock:
-                self._new = {**new, **self._new}
+        """Write what is new to the store, once for many files read. A folder that cannot be written is no error."""
+        self._store.flush()
 
     def _get(self, kind: str, file: VaeFile, type_: type[Facts], read: Any) -> Facts:
-        entry = self._entries().get(f"{kind} {file.path}")
-        if entry and entry[:2] == [file.size, file.mtime_ns]:
+        kind = f"{kind} {REVISION}"
+        known = self._store.get(kind, file_key(file.path), stamp_of(file))
+        if isinstance(known, dict):
             try:
-                return type_(**entry[2])
+                return type_(**known)
             except TypeError:  # another version's entry
                 pass
         facts = read(file)
-        self._remember(f"{kind} {file.path}", [file.size, file.mtime_ns, asdict(facts)])
+        self._remember(kind, file, asdict(facts))
         return facts
 
-    def _entries(self) -> dict[str, list[Any]]:
-        if self._known is None:
-            self._known = _checked(read_json(self._path)) if self._path else {}
-        return self._known
-
-    def _remember(self, key: str, entry: list[Any]) -> None:
-        with self._lock:
-            self._entries()[key] = self._new[key] = entry
+    def _remember(self, kind: str, file: VaeFile, value: Any) -> None:
+        self._store.put(kind, file_key(file.path), stamp_of(file), value, later=True)
 
 
 @dataclass(frozen=True)
@@ -320,14 +305,3 @@ def _read_tiny(file: VaeFile) -> VaeFacts:
     known = by_name(names[0]) if len(names) == 1 else ()
     family = (known[0].latents_of if known else None) or "tiny"
     return VaeFacts(family, config.latent_channels, "the shape of its tensors")
-
-
-def _checked(document: object) -> dict[str, list[Any]]:
-    """The entries of a cache file that have the right form."""
-    if not isinstance(document, dict):
-        return {}
-    return {key: value for key, value in document.items() if isinstance(value, list) and _is_entry(value)}
-
-
-def _is_entry(value: list[Any]) -> bool:
-    return len(value) == 3 and type(value[0]) is int and type(value[1]) is int and isinstance(value[2], (dict, str))

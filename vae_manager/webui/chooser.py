@@ -14,6 +14,7 @@ from vae_manager.selection.decision import AUTOMATIC, Decision, Step
 from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.presets import Presets
 from vae_manager.selection.rules import RuleSet, load_rules
+from vae_manager.store import open_store
 from vae_manager.webui.settings import PanelSettings
 
 log = logging.getLogger("vae_manager")
@@ -45,7 +46,7 @@ class Chooser:
     def __init__(self, folder: Path, hashes: HashCache) -> None:
         """`folder`: where the user's own files are."""
         self.hashes = hashes
-        self.facts = FactsCache(folder / "headers.json")
+        self.facts = FactsCache(open_store(folder))
         self.presets = Presets(folder / "presets.json")
         self.rules_file = folder / "rules.json"
         self._rules: tuple[tuple[int, int], RuleSet] | None = None

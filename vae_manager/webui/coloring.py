@@ -27,6 +27,7 @@ from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.known import by_sha256
 from vae_manager.selection.decision import Adjust
 from vae_manager.storage import read_json, update_json
+from vae_manager.store import open_store
 
 log = logging.getLogger("vae_manager")
 
@@ -95,7 +96,7 @@ class Colors:
     """What is known of the colours of each (checkpoint, VAE): statistics of the last pictures, and calibrations."""
 
     def __init__(self, folder: Path) -> None:
-        self.session = ColorSession(folder / "colors.json")
+        self.session = ColorSession(open_store(folder))
         self._calibrations = folder / "calibrations.json"
 
     def calibration(self, made: Made) -> Tensor | None:

@@ -29,6 +29,7 @@ from vae_manager.selection.decision import BAKED, Decision, Part, Step
 from vae_manager.selection.examiner import Examiner
 from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.preset_file import Preset, VaeWish
+from vae_manager.store import open_store
 from vae_manager.webui import coder
 from vae_manager.webui.chooser import Asked, Chooser
 from vae_manager.webui.coloring import Colors, FirstPass, Made, rescaled, vae_fault
@@ -61,7 +62,7 @@ class Session:
         self.host = host
         self.options = options or Options()
         """The settings as they were at the last job."""
-        self.hashes = HashCache(host.data_folder() / "hashes.json")
+        self.hashes = HashCache(open_store(host.data_folder()))
         self.chooser = Chooser(host.data_folder(), self.hashes)
         self.examiner = Examiner(self.hashes, self.chooser.facts, share=EXAMINER_SHARE)
         self.colors = Colors(host.data_folder())
