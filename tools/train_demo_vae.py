@@ -7,11 +7,15 @@ four levels, four latent channels) at an eighth of its width: 1.3 million parame
     python tools/train_demo_vae.py --photos photos --minutes 90 --out demo-kl-f8.safetensors
     python tools/train_demo_vae.py --photos photos --measure demo-kl-f8.safetensors
 
-How: crops of the photographs in `photos/train`, each scaled down to one of several sizes (a photograph of
+How: the model does not begin at random but as a picture pyramid (`begin_as_pyramid`): its latent holds each block's
+mean brightness, both of its chromas and a slope, and its decoder interpolates between them. From random weights
+the four channels collapse to two numbers and green is never learnt. Then crops of the photographs, each scaled down
+to one of several sizes (a photograph of
 512 pixels has far denser detail than a crop of the full size, and the model is judged on both); small crops
 first, large ones at the end, because GroupNorm and the attention see the whole picture when the model is
 used. Colours are varied at random: strong ones are rare in these photographs and would be learnt last. The
-loss turns from the squared error to its logarithm, whose optimum is the best mean PSNR. Hidden convolutions
+loss is taken in opponent colours, of pixels and of block means, and
+turns from the squared error to its logarithm, whose optimum is the best mean PSNR. Hidden convolutions
 are trained with Muon (momentum whose update matrix is orthogonalised), all else with Adam; the weights that
 are kept are an exponential moving average. Afterwards the latent is centred and rescaled to a standard
 deviation of 1/0.18215 by exact changes of the two 1×1 convolutions around it.
@@ -42,19 +46,35 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.config import KLConfig
+from vae_manager.color.difference import ciede2000, lab
 
 SCALE_FACTOR = 0.18215
 """SD1's scale factor: its latents have about unit variance after multiplication by it."""
 
-NORM_GROUPS = 8
+NORM_GROUPS = 4
+"""So that the sixteen channels of the last level leave room in each group for a signal and a constant."""
 
 SIZES = {448: 0.10, 512: 0.32, 640: 0.12, 768: 0.12, 1024: 0.22, 1448: 0.07, 2048: 0.05}
 """Longer side of a training photograph, in pixels: how often. Weighted towards the sizes it is judged at."""
 
-STAGES = [(0.00, 64, 4), (0.55, 128, 2), (0.75, 192, 1), (0.90, 320, 1)]
+STAGES = [(0.00, 160, 1), (0.30, 256, 1), (0.70, 384, 1)]
 """(from this share of the time on, side of the crops, crops a step)."""
 
-FLOORS = (0.3, 0.004)
+TRAIN_SPLITS = ("train", "color-tune")
+HELDOUT_SPLITS = ("heldout", "color-test")
+"""Of tools/collect_photos.py: no photographer is in both."""
+
+OPPONENT = ((1 / 3, 1 / 3, 1 / 3), (0.5, -0.5, 0.0), (0.25, 0.25, -0.5))
+"""Brightness, red - green and yellow - blue of RGB in [-1, 1], each in [-1, 1]."""
+
+CHROMA_WEIGHT = 1.6
+"""How much more an error of a chroma weighs than one of brightness, both in an orthonormal basis."""
+
+BLOCK, BLOCK_WEIGHT = 8, 4.0
+"""The means of blocks of so many pixels a side are compared as well, and weigh so much: an eye sees a wrong colour of
+an area before it misses a detail."""
+
+FLOORS = (0.3, 0.008)
 """Squared error (of values in [-1, 1]) below which a crop counts for less, at the beginning and at the end.
 
 The loss is log(error + floor). A high floor makes it nearly the squared error itself, which is ruled by the
@@ -97,22 +117,23 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels.copy()).movedim(-1, -3).float() / 127.5 - 1.0
 
 
-def photo_files(folder: Path) -> list[Path]:
-    """The photographs of one split, in a fixed order."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".png", ".webp"})
+def photo_files(photos: Path, splits: tuple[str, ...]) -> list[Path]:
+    """The photographs of some splits, in a fixed order."""
+    files = [path for split in splits for path in sorted((photos / split).glob("*.*"))]
+    files = [path for path in files if path.suffix.lower() in {".jpg", ".png", ".webp"}]
     if not files:
-        raise SystemExit(f"no photographs in {folder}; run tools/collect_photos.py first")
+        raise SystemExit(f"no photographs in {photos}; run tools/collect_photos.py first")
     return files
 
 
 class Crops:
     """Random crops of random photographs at random sizes, mirrored at random."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, photos: Path, seed: int) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self.by_size: dict[int, list[np.ndarray]] = {size: [] for size in SIZES}
-        for path in photo_files(folder):
+        for path in photo_files(photos, TRAIN_SPLITS):
             for size in sorted(SIZES, reverse=True):
                 with Image.open(path) as opened:
                     longer = max(opened.size)
@@ -196,19 +217,95 @@ def weight_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     return conv.weight, conv.bias
 
 
-@torch.no_grad()
 def build(width: int) -> AutoencoderKL:
-    """A new model; every residual branch starts nearly silent and the posterior narrow."""
+    """A new model: a pyramid whose residual branches are silent and whose posterior is narrow."""
     model = AutoencoderKL(demo_config(width))
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and name.endswith(("proj_out", "conv2")):
-            weight, bias = weight_and_bias(module)
-            weight.mul_(0.0 if name.endswith("proj_out") else 0.1)
-            bias.zero_()
-    weight, bias = weight_and_bias(model.quant_conv)
-    weight[model.config.latent_channels :].mul_(0.1)
-    bias[model.config.latent_channels :].fill_(-6.0)  # the logarithm of the posterior's variance
+    begin_as_pyramid(model)
     return model
+
+
+HOLD = 3.0
+"""The constant beside each signal before a norm: large, so that a picture's own mean and contrast hardly change by
+what the group is divided, and both survive the norm."""
+
+@torch.no_grad()
+def begin_as_pyramid(model: AutoencoderKL) -> None:
+    """Set the weights so that the model encodes block means and decodes them by linear interpolation.
+
+    Group g of every width carries signal g (the three of `OPPONENT`, then the slope of brightness across the block)
+    in its channel 0 and minus it in channel 1. Before the last norm of each half, channels 2 and 3 hold plus and minus
+    `HOLD`. SiLU(v) - SiLU(-v) = v undoes the activation.
+    """
+    encoder, decoder = model.encoder, model.decoder
+    box, slope, centre, tent = (torch.zeros(3, 3) for _ in range(4))
+    box[:2, :2] = 0.25
+    slope[:2, 0], slope[:2, 1] = 0.5, -0.5
+    centre[1, 1] = 1
+    tent[:] = torch.outer(torch.tensor([0.25, 0.5, 0.25]), torch.tensor([0.25, 0.5, 0.25]))
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            weight, bias = weight_and_bias(module)
+            bias.zero_()
+            if name.endswith(("conv2", "proj_out")):
+                weight.zero_()  # the residual branches begin silent
+            elif name.endswith("nin_shortcut"):
+                _carry(module, torch.ones(1, 1))
+            elif "upsample" in name:
+                _carry(module, tent)
+            elif "downsample" in name:
+                _carry(module, box)
+    rows = torch.tensor([*OPPONENT, OPPONENT[0]])
+    for group, sign, channel in _signals(encoder.conv_in):
+        encoder.conv_in.weight[channel] = sign * rows[group][:, None, None] * centre
+    last = [level.downsample.conv for level in encoder.down if hasattr(level, "downsample")][-1]
+    for group, _, channel in _signals(last):
+        if group == NORM_GROUPS - 1:
+            last.weight[channel, channel] = slope
+    _hold(last, encoder.norm_out)
+    encoder.conv_out.weight.zero_()
+    for group, sign, channel in _signals(last):
+        encoder.conv_out.weight[group, channel] = sign * centre
+    weight, bias = weight_and_bias(model.quant_conv)
+    count = model.config.latent_channels
+    weight.zero_()
+    weight[:count, :count, 0, 0] = torch.eye(count) / 0.25
+    bias[count:].fill_(-6.0)  # the logarithm of the posterior's variance
+    model.post_quant_conv.weight[:, :, 0, 0] = torch.eye(count) * 0.25
+
+    decoder.conv_in.weight.zero_()
+    for group, sign, channel in _signals(decoder.conv_in):
+        decoder.conv_in.weight[channel, group] = sign * centre
+    _hold(decoder.up[0].block[0].nin_shortcut, decoder.norm_out)
+    colours = torch.linalg.inv(torch.tensor(OPPONENT))
+    decoder.conv_out.weight.zero_()
+    for group, sign, channel in _signals(decoder.up[0].block[0].nin_shortcut):
+        if group < len(OPPONENT):
+            decoder.conv_out.weight[:, channel] = sign * colours[:, group, None, None] * centre
+
+
+def _signals(conv: nn.Conv2d) -> list[tuple[int, int, int]]:
+    """(group, sign, channel) of what a layer puts out."""
+    width = conv.out_channels // NORM_GROUPS
+    return [(group, sign, group * width + slot) for group in range(NORM_GROUPS) for slot, sign in ((0, 1), (1, -1))]
+
+
+def _carry(conv: nn.Conv2d, kernel: Tensor) -> None:
+    """Have a layer hand on every signal through this kernel, and nothing else."""
+    conv.weight.zero_()
+    width = conv.in_channels // NORM_GROUPS
+    for group, sign, channel in _signals(conv):
+        conv.weight[channel, group * width + (sign < 0)] = kernel
+
+
+def _hold(conv: nn.Conv2d, norm: nn.GroupNorm) -> None:
+    """Put the constants into each group of a layer's output, and let the norm that follows keep the signals' size."""
+    bias = weight_and_bias(conv)[1]
+    width = conv.out_channels // NORM_GROUPS
+    for _, sign, channel in _signals(conv):
+        conv.weight[channel + 2] = 0
+        bias[channel + 2] = sign * HOLD
+        norm.weight[channel] = HOLD * (2 / width) ** 0.5
 
 
 def optimisers(model: AutoencoderKL, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
@@ -235,12 +332,22 @@ def error_floor(share: float) -> float:
     return first * (last / first) ** min(1.0, max(0.0, (share - 0.4) / 0.5))
 
 
+def weighted_error(difference: Tensor) -> Tensor:
+    """(N, 3, H, W) → (N,): mean squared error in opponent colours, of the pixels and of the block means."""
+    basis = torch.tensor(OPPONENT)
+    basis = basis / basis.norm(dim=1, keepdim=True) * torch.tensor([1.0, CHROMA_WEIGHT, CHROMA_WEIGHT])[:, None]
+    opponent = torch.einsum("ij,njhw->nihw", basis, difference)
+    blocks = nn.functional.avg_pool2d(opponent, BLOCK)
+    pixels, means = (v.square().mean(dim=(1, 2, 3)) for v in (opponent, blocks))
+    return (pixels + BLOCK_WEIGHT * means) / (1 + BLOCK_WEIGHT / 2)
+
+
 def training_loss(model: AutoencoderKL, x: Tensor, floor: float) -> Tensor:
     """Mean log squared error of the reconstruction from a posterior sample, and a very small KL term."""
     mean, log_variance = model.encode_moments(x).chunk(2, dim=1)
     log_variance = log_variance.clamp(-20, 10)
     z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-    error = (model.decode(z) - x).square().mean(dim=(1, 2, 3))
+    error = weighted_error(model.decode(z) - x)
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     return torch.log(error + floor).mean() + KL_WEIGHT * kl
 
@@ -273,6 +380,51 @@ def measure(model: AutoencoderKL, files: list[Path], longer_side: int) -> dict[s
             image = cut_to_multiple(load_photo(path, longer_side))
             results[path.name] = psnr(image, reconstruct(model, image))
     return results
+
+
+SECTORS = ("red", "yellow", "green", "cyan", "blue", "magenta")
+"""Of 60° of CIELAB's hue each, from 0°; which colours they hold is only roughly what they are called."""
+
+MEAN_BLOCK, COLOURFUL = 16, 10.0
+"""Pixels a side of the blocks whose means are compared, and the chroma from which a block has a hue."""
+
+
+@torch.no_grad()
+def colours(model: AutoencoderKL, files: list[Path], longer_side: int) -> dict[str, float]:
+    """How right the colours come back: mean CIEDE2000 of the means of blocks, of all and of each hue sector, R² of the
+    decoded means of brightness, red - green and yellow - blue, and the latent's effective rank.
+
+    The rank is exp of the entropy of the normalised eigenvalues of the latent channels' correlations (Roy and Vetterli,
+    2007): 4 where none follows from the others.
+    """
+    originals, decoded, latents = [], [], []
+    for path in files:
+        x = to_tensor(np.asarray(cut_to_multiple(load_photo(path, longer_side), MEAN_BLOCK)))[None]
+        z = model.encode_moments(x).chunk(2, dim=1)[0]
+        latents.append(z[0].flatten(1))
+        for kept, picture in ((originals, x), (decoded, model.decode(z).clamp(-1, 1))):
+            kept.append(nn.functional.avg_pool2d(picture, MEAN_BLOCK)[0].flatten(1))
+    before, after = (torch.cat(kept, dim=1).double() for kept in (originals, decoded))
+    seen, made = lab(before / 2 + 0.5), lab(after / 2 + 0.5)
+    distance = ciede2000(seen, made)
+    hue = torch.rad2deg(torch.atan2(seen[2], seen[1])) % 360
+    colourful = torch.hypot(seen[1], seen[2]) > COLOURFUL
+    found = {"CIEDE2000": float(distance.mean())}
+    for number, name in enumerate(SECTORS):
+        inside = colourful & (hue // 60 == number)
+        found[f"CIEDE2000 {name}"] = float(distance[inside].mean())
+    basis = torch.tensor(OPPONENT, dtype=torch.float64)
+    truth, missed = basis @ before, basis @ (after - before)
+    for name, share in zip(("brightness", "red - green", "yellow - blue"), missed.square().mean(1) / truth.var(1)):
+        found[f"R² {name}"] = 1 - float(share)
+    spread = torch.linalg.eigvalsh(torch.corrcoef(torch.cat(latents, dim=1).double())).clamp(min=1e-12)
+    spread = spread / spread.sum()
+    return found | {"latent rank": float(torch.exp(-(spread * spread.log()).sum()))}
+
+
+def in_a_line(found: dict[str, float]) -> str:
+    """What `colours` found, for people."""
+    return ", ".join(f"{name} {value:.2f}" for name, value in found.items())
 
 
 # --- Finishing ---------------------------------------------------------------------------------------------
@@ -326,7 +478,7 @@ def load(path: Path) -> AutoencoderKL:
 
 def finish(model: AutoencoderKL, out: Path, photos: Path, minutes: float) -> None:
     """Normalise the latent, save as fp16, measure what was saved, and write the figures into the file."""
-    heldout = photo_files(photos / "heldout")
+    heldout = photo_files(photos, HELDOUT_SPLITS)
     normalise_latent(model, heldout)
     metadata = {
         "norm_num_groups": str(NORM_GROUPS),
@@ -339,7 +491,7 @@ def finish(model: AutoencoderKL, out: Path, photos: Path, minutes: float) -> Non
     saved = load(out)
     figures = {size: list(measure(saved, heldout, size).values()) for size in (512, 1024)}
     text = ", ".join(f"{np.mean(values):.2f} dB at {size} px" for size, values in figures.items())
-    trained_on = len(photo_files(photos / "train"))
+    trained_on = len(photo_files(photos, TRAIN_SPLITS))
     metadata["description"] = (
         "A small KL-f8 autoencoder (the topology of Stable Diffusion's first stage at an eighth of its "
         f"width), trained for {minutes:.0f} minutes on 2 CPU cores on {trained_on} freely licensed "
@@ -385,12 +537,12 @@ def help_training(number: int, model: AutoencoderKL, rules: Rules, crops: Crops,
     torch.set_num_threads(1)
     torch.manual_seed(crops.seed + number)
     crops.random.seed(crops.seed + number)
-    while (share := (time.monotonic() - begun) / total) < 1:
+    while (share := (begun + time.process_time()) / total) < 1:
         one_step(model, rules, crops, share)
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train for `--minutes` in all, measuring and saving the moving average every `--every` minutes.
+    """Train for `--minutes` of processor time of each process in all; measure and save the average every `--every`.
 
     Each of `--workers` processes runs on one thread and changes the same weights in shared memory as soon as
     it has a gradient. Without any waiting this loses next to nothing on a machine that others use too, where
@@ -398,9 +550,9 @@ def train(arguments: argparse.Namespace) -> None:
     """
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(1)
-    crops = Crops(arguments.photos / "train", arguments.seed)
+    crops = Crops(arguments.photos, arguments.seed)
     # A quick look at some held-out photographs picks the weights to keep; `finish` measures them all.
-    watched = photo_files(arguments.photos / "heldout")[:: arguments.watch]
+    watched = photo_files(arguments.photos, HELDOUT_SPLITS)[:: arguments.watch]
     model, average = build(arguments.width), build(arguments.width)
     average.load_state_dict(model.state_dict())
     rules = optimisers(model, arguments.muon_lr, arguments.adam_lr)
@@ -423,11 +575,11 @@ def train(arguments: argparse.Namespace) -> None:
 
     model.share_memory()
     total = arguments.minutes * 60
-    begun = time.monotonic() - progress.seconds
+    resumed, started = progress.seconds, time.process_time()
     next_report = progress.seconds + arguments.every * 60
     fork = multiprocessing.get_context("fork")  # the photographs are not copied
     helpers = [
-        fork.Process(target=help_training, args=(number, model, rules, crops, begun, total), daemon=True)
+        fork.Process(target=help_training, args=(number, model, rules, crops, resumed, total), daemon=True)
         for number in range(1, arguments.workers)
     ]
     for helper in helpers:
@@ -436,7 +588,7 @@ def train(arguments: argparse.Namespace) -> None:
     while progress.seconds < total:
         losses.append(one_step(model, rules, crops, progress.seconds / total))
         progress.step += 1
-        progress.seconds = time.monotonic() - begun
+        progress.seconds = resumed + time.process_time() - started
         decay = min(arguments.ema, progress.step / (progress.step + 20))
         with torch.no_grad():
             for kept, current in zip(average.parameters(), model.parameters(), strict=True):
@@ -450,7 +602,7 @@ def train(arguments: argparse.Namespace) -> None:
         print(
             f"{time.strftime('%H:%M:%S')} minute {progress.seconds / 60:.1f} step {progress.step} of the "
             f"first process, loss {np.mean(losses):.4f}, held-out {found:.2f} dB at 512"
-            f"{' (best)' if better else ''}",
+            f"{' (best)' if better else ''}; {in_a_line(colours(average, watched, 512))}",
             flush=True,
         )
         losses.clear()
@@ -465,7 +617,7 @@ def train(arguments: argparse.Namespace) -> None:
         )
         if better:
             torch.save(average.state_dict(), arguments.out.with_suffix(".best.pt"))
-        progress.seconds = time.monotonic() - begun
+        progress.seconds = resumed + time.process_time() - started
         next_report = progress.seconds + arguments.every * 60
     average.load_state_dict(torch.load(arguments.out.with_suffix(".best.pt"), weights_only=True))
     for helper in helpers:
@@ -477,7 +629,7 @@ def train(arguments: argparse.Namespace) -> None:
 def report(arguments: argparse.Namespace) -> None:
     """Print the PSNR of a finished file on every held-out photograph, and the latent's statistics."""
     model = load(arguments.measure)
-    files = photo_files(arguments.photos / "heldout")
+    files = photo_files(arguments.photos, HELDOUT_SPLITS)
     for size in arguments.sizes:
         results = measure(model, files, size)
         for name, value in sorted(results.items(), key=lambda item: item[1]):
@@ -485,6 +637,7 @@ def report(arguments: argparse.Namespace) -> None:
         values = list(results.values())
         mean, median = np.mean(values), np.median(values)
         print(f"{size} px: mean {mean:.2f} dB, median {median:.2f} dB, {len(values)} pictures")
+    print(f"512 px, {MEAN_BLOCK}×{MEAN_BLOCK} block means: {in_a_line(colours(model, files, 512))}")
 
 
 def main() -> None:
@@ -492,7 +645,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     add = parser.add_argument
     add("--photos", type=Path, required=True, help="folder that tools/collect_photos.py filled")
-    add("--minutes", type=float, default=90, help="training time in all, resumed runs included")
+    add("--minutes", type=float, default=90, help="processor time of each process in all, resumed runs included")
     add("--out", type=Path, default=Path("demo-kl-f8.safetensors"))
     add("--width", type=int, default=16, help="base channels (Stable Diffusion: 128)")
     add("--seed", type=int, default=1)
