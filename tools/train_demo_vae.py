@@ -228,6 +228,7 @@ HOLD = 3.0
 """The constant beside each signal before a norm: large, so that a picture's own mean and contrast hardly change by
 what the group is divided, and both survive the norm."""
 
+
 @torch.no_grad()
 def begin_as_pyramid(model: AutoencoderKL) -> None:
     """Set the weights so that the model encodes block means and decodes them by linear interpolation.
