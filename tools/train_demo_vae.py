@@ -259,7 +259,7 @@ def begin_as_pyramid(model: AutoencoderKL) -> None:
     rows = torch.tensor([*OPPONENT, OPPONENT[0]])
     for group, sign, channel in _signals(encoder.conv_in):
         encoder.conv_in.weight[channel] = sign * rows[group][:, None, None] * centre
-    last = [level.downsample.conv for level in encoder.down if hasattr(level, "downsample")][-1]
+    last = _layer(model, f"encoder.down.{len(encoder.down) - 2}.downsample.conv")
     for group, _, channel in _signals(last):
         if group == NORM_GROUPS - 1:
             last.weight[channel, channel] = slope
@@ -277,12 +277,19 @@ def begin_as_pyramid(model: AutoencoderKL) -> None:
     decoder.conv_in.weight.zero_()
     for group, sign, channel in _signals(decoder.conv_in):
         decoder.conv_in.weight[channel, group] = sign * centre
-    _hold(decoder.up[0].block[0].nin_shortcut, decoder.norm_out)
+    narrowing = _layer(model, "decoder.up.0.block.0.nin_shortcut")
+    _hold(narrowing, decoder.norm_out)
     colours = torch.linalg.inv(torch.tensor(OPPONENT))
     decoder.conv_out.weight.zero_()
-    for group, sign, channel in _signals(decoder.up[0].block[0].nin_shortcut):
+    for group, sign, channel in _signals(narrowing):
         if group < len(OPPONENT):
             decoder.conv_out.weight[:, channel] = sign * colours[:, group, None, None] * centre
+
+
+def _layer(model: nn.Module, path: str) -> nn.Conv2d:
+    found = model.get_submodule(path)
+    assert isinstance(found, nn.Conv2d)
+    return found
 
 
 def _signals(conv: nn.Conv2d) -> list[tuple[int, int, int]]:
