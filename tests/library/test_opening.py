@@ -124,7 +124,10 @@ def test_fp8_is_named_as_what_it_is_and_keeps_its_bits(tmp_path: Path, name: str
     ],
 )
 def test_offsets_shapes_and_names_are_checked(tmp_path: Path, header: object):
-    refusal(safetensors(tmp_path / "v.safetensors", header, bytes(16)))
+    path = safetensors(tmp_path / "v.safetensors", header, bytes(16))
+    with pytest.raises(VaeFileError):
+        read_header(path)  # before any tensor is read
+    refusal(path)
 
 
 def test_an_index_of_thousands_of_digits_and_a_hundred_levels(tmp_path: Path):
