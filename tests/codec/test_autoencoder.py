@@ -100,7 +100,7 @@ def test_build_shares_the_tensors_and_needs_all_of_them():
         (lambda s: s.pop("decoder.conv_in.weight"), "no tensor 'decoder.conv_in.weight'"),
         (lambda s: s.update({"encoder.conv_out.weight": torch.zeros(10, 128, 3, 3)}), "different VAEs"),
         (lambda s: s.update({"decoder.up.0.block.0.conv1.weight": torch.zeros(32, 64, 1, 1)}), "shape"),
-        (lambda s: s.update({"decoder.up.0.attn.0.q.weight": torch.zeros(1)}), "not known"),
+        (lambda s: s.update({"decoder.up.0.attn_2.q.weight": torch.zeros(1)}), "not known"),
         (lambda s: s.update({"encoder.conv_in.weight": torch.zeros(0, 3, 3, 3)}), "impossible shape"),
     ],
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vae_manager.codec.config import KLConfig
+from vae_manager.errors import BadInputError
 
 NORM_EPS = 1e-6
 """GroupNorm epsilon of ldm and diffusers VAEs (torch's own default is 1e-5)."""
@@ -89,16 +90,23 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution; `downsample` or `upsample` follows where there is one."""
+    """The residual blocks of one resolution; `downsample` or `upsample` follows where there is one.
 
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, groups: int) -> None:
+    With `attention` each block is followed by it.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, blocks: int, groups: int, attention: bool) -> None:
         super().__init__()
         widths = [in_channels] + [out_channels] * blocks
         self.block = nn.ModuleList(ResnetBlock(widths[i], widths[i + 1], groups) for i in range(blocks))
+        if attention:
+            self.attn = nn.ModuleList(AttnBlock(out_channels, groups) for _ in range(blocks))
 
     def forward(self, x: Tensor) -> Tensor:
-        for block in self.block:
+        for i, block in enumerate(self.block):
             x = block(x)
+            if hasattr(self, "attn"):
+                x = self.attn[i](x)
         for resample in ("downsample", "upsample"):
             if hasattr(self, resample):
                 x = getattr(self, resample)(x)
@@ -132,7 +140,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         width = config.encoder_stem
         for i, out in enumerate(channels):
-            level = Level(width, out, config.encoder_blocks, groups)
+            level = Level(width, out, config.encoder_blocks, groups, i in config.encoder_attention)
             if i + 1 < len(channels):
                 level.downsample = Downsample(out)
             self.down.append(level)
@@ -159,7 +167,7 @@ class Decoder(nn.Module):
         self.mid = Mid(width, groups, config.mid_attention)
         levels: list[nn.Module] = []
         for i in reversed(range(len(channels))):
-            level = Level(width, channels[i], config.decoder_blocks, groups)
+            level = Level(width, channels[i], config.decoder_blocks, groups, i in config.decoder_attention)
             if i > 0:
                 level.upsample = Upsample(channels[i])
             levels.insert(0, level)
@@ -181,7 +189,8 @@ class AutoencoderKL(nn.Module):
     def __init__(self, config: KLConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        if config.encodes:
+            self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         hidden, latent = config.hidden_latent_channels, config.latent_channels
         if config.quant_conv:
@@ -190,7 +199,13 @@ class AutoencoderKL(nn.Module):
             self.post_quant_conv = nn.Conv2d(latent, hidden, 1)
 
     def encode_moments(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] → (N, 2·C, h, w): mean, then log-variance, unscaled."""
+        """(N, 3, H, W) in [-1, 1] → (N, 2·C, h, w): mean, then log-variance, unscaled.
+
+        Raises:
+            BadInputError: it has a decoder only.
+        """
+        if not self.config.encodes:
+            raise BadInputError("This VAE has a decoder only, so it cannot encode pictures; choose a whole one.")
         h = self.encoder(x)
         return self.quant_conv(h) if self.config.quant_conv else h
 

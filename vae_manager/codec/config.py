@@ -50,6 +50,9 @@ class KLConfig:
     quant_conv: bool = True
     post_quant_conv: bool = True
     mid_attention: bool = True
+    encoder_attention: Shape = ()
+    """Levels whose blocks are each followed by attention (kl-f16's lowest), in ascending order."""
+    decoder_attention: Shape = ()
     image_channels: int = 3
     norm_groups: int = DEFAULT_NORM_GROUPS
 
@@ -58,6 +61,11 @@ class KLConfig:
         """Pixels per latent pixel along one side: 8 for four levels."""
         return 2 ** (len(self.decoder_channels) - 1)
 
+    @property
+    def encodes(self) -> bool:
+        """Whether there is an encoder: some files hold a decoder alone."""
+        return bool(self.encoder_channels)
+
     @staticmethod
     def from_shapes(shapes: Mapping[str, Shape], norm_groups: int = DEFAULT_NORM_GROUPS) -> KLConfig:
         """Read the configuration from `{ldm key: shape}`.
@@ -65,35 +73,51 @@ class KLConfig:
         Raises:
             VaeFileError: a tensor that every KL autoencoder has is missing, or its shape is impossible.
         """
-        encoder_in = _shape(shapes, "encoder.conv_in.weight", 4)
-        encoder_out = _shape(shapes, "encoder.conv_out.weight", 4)
         decoder_in = _shape(shapes, "decoder.conv_in.weight", 4)
         decoder_out = _shape(shapes, "decoder.conv_out.weight", 4)
         hidden = decoder_in[1]
-        if encoder_out[0] != 2 * hidden:
-            raise VaeFileError(
-                f"its encoder makes {encoder_out[0]} channels where its decoder needs {2 * hidden} "
-                "(mean and log-variance): encoder and decoder are of different VAEs"
-            )
-        post_quant = shapes.get("post_quant_conv.weight")
-        if decoder_out[0] != encoder_in[1]:
-            raise VaeFileError(f"it takes {encoder_in[1]}-channel pictures and returns {decoder_out[0]} channels")
+        encodes = any(name.startswith("encoder.") for name in shapes)
+        if encodes:
+            _check_encoder(shapes, 2 * hidden, decoder_out[0])
+        post_quant = _shape(shapes, "post_quant_conv.weight", 4) if "post_quant_conv.weight" in shapes else None
         config = KLConfig(
             latent_channels=post_quant[1] if post_quant else hidden,
-            encoder_stem=encoder_in[0],
-            encoder_channels=_levels(shapes, "encoder.down"),
+            encoder_stem=shapes["encoder.conv_in.weight"][0] if encodes else 0,
+            encoder_channels=_levels(shapes, "encoder.down") if encodes else (),
             decoder_channels=_levels(shapes, "decoder.up"),
-            encoder_blocks=_count(shapes, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
+            encoder_blocks=_count(shapes, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight") if encodes else 0,
             decoder_blocks=_count(shapes, r"decoder\.up\.0\.block\.(\d+)\.conv1\.weight"),
             hidden_latent_channels=hidden,
             quant_conv="quant_conv.weight" in shapes,
             post_quant_conv=post_quant is not None,
             mid_attention="decoder.mid.attn_1.q.weight" in shapes,
-            image_channels=encoder_in[1],
+            encoder_attention=_attention(shapes, "encoder.down"),
+            decoder_attention=_attention(shapes, "decoder.up"),
+            image_channels=decoder_out[0],
             norm_groups=norm_groups,
         )
+        _check_size(config, len(shapes))
         _check_groups(config)
         return config
+
+
+def _check_encoder(shapes: Mapping[str, Shape], moments: int, image_channels: int) -> None:
+    encoder_in = _shape(shapes, "encoder.conv_in.weight", 4)
+    encoder_out = _shape(shapes, "encoder.conv_out.weight", 4)
+    if encoder_out[0] != moments:
+        raise VaeFileError(
+            f"its encoder makes {encoder_out[0]} channels where its decoder needs {moments} "
+            "(mean and log-variance): encoder and decoder are of different VAEs"
+        )
+    if image_channels != encoder_in[1]:
+        raise VaeFileError(f"it takes {encoder_in[1]}-channel pictures and returns {image_channels} channels")
+
+
+def _check_size(config: KLConfig, tensors: int) -> None:
+    """A few names can claim a network that takes minutes to build: it needs eight tensors for each block."""
+    blocks = len(config.encoder_channels) * config.encoder_blocks + len(config.decoder_channels) * config.decoder_blocks
+    if 8 * blocks > tensors:
+        raise VaeFileError(f"it has {tensors} tensors where its {blocks} blocks need more: the file is incomplete")
 
 
 def _shape(shapes: Mapping[str, Shape], key: str, dims: int) -> Shape:
@@ -105,13 +129,21 @@ def _shape(shapes: Mapping[str, Shape], key: str, dims: int) -> Shape:
     return shape
 
 
+def _attention(shapes: Mapping[str, Shape], prefix: str) -> Shape:
+    """Levels that have attention."""
+    pattern = re.compile(re.escape(prefix) + r"\.(\d{1,3})\.attn\.0\.q\.weight")
+    return tuple(sorted(int(match.group(1)) for name in shapes if (match := pattern.fullmatch(name))))
+
+
 def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
     """How many consecutive indices 0, 1, … the pattern's group takes among the keys."""
+    pattern = pattern.replace(r"(\d+)", r"(\d{1,4})")  # longer numbers name nothing
     found = {int(match.group(1)) for key in shapes if (match := re.fullmatch(pattern, key))}
     if found != set(range(len(found))) or not found:
-        raise VaeFileError(f"its blocks {pattern!r} are numbered {sorted(found)[:8]}, not 0, 1, …")
+        layer = pattern.replace("\\", "").replace("(d{1,4})", "N")
+        raise VaeFileError(f"its layers '{layer}' are numbered {sorted(found)!s:.60}, not 0, 1, …")
     if len(found) > MAX_COUNT:
-        raise VaeFileError(f"it has {len(found)} blocks {pattern!r}, and no autoencoder has more than {MAX_COUNT}")
+        raise VaeFileError(f"it has {len(found)} of one layer's kind, and no autoencoder has more than {MAX_COUNT}")
     return len(found)
 
 
@@ -122,7 +154,7 @@ def _levels(shapes: Mapping[str, Shape], prefix: str) -> Shape:
 
 
 def _check_groups(config: KLConfig) -> None:
-    widths = {config.encoder_stem, *config.encoder_channels, *config.decoder_channels}
+    widths = {*([config.encoder_stem] if config.encodes else ()), *config.encoder_channels, *config.decoder_channels}
     bad = sorted(width for width in widths if config.norm_groups < 1 or width % config.norm_groups)
     if bad:
         raise VaeFileError(

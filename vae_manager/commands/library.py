@@ -43,6 +43,9 @@ def list_files(args: argparse.Namespace) -> Result:
         documents.append({"name": file.name, **found.document()})
         known = f" = {found.known.name}" if found.known else ""
         kind = f"{family_title(found.family)}, {found.identity.dtype}, {megabytes(file.size)}"
+        if found.identity.problems:
+            lines.append(f"✗ {VaeFileError(found.identity.problems[0]).sentence(one_line(file.name))}")
+            continue
         lines.append(f"  {one_line(file.name)}{known}: {kind}")
     return Result(documents, "\n".join(lines) or "No VAE file was found there.")
 

@@ -27,6 +27,7 @@ from vae_manager.library.digest import Progress
 from vae_manager.library.exchanged import Profile, misplaced_layers, noise_layers, profile
 from vae_manager.library.files import VaeFile
 from vae_manager.library.layouts import detect_layout
+from vae_manager.library.numbers import impossible
 from vae_manager.library.probe import SIDE, bundled_pictures
 from vae_manager.library.state import load_kl_state
 from vae_manager.library.tensors import TensorFile, open_tensors
@@ -72,7 +73,10 @@ def examine(
     if problems or not thorough or layout.name not in ("ldm", "diffusers"):
         return problems
     state, groups = load_kl_state(file, torch.float32)
-    return trip_problems(round_trip(build_kl(state, groups)), family)
+    vae = build_kl(state, groups)
+    if not vae.config.encodes or vae.config.image_channels != 3:
+        return ()  # it cannot be asked for our pictures, which says nothing against it
+    return trip_problems(round_trip(vae), family)
 
 
 def weight_problems(tensors: Iterable[tuple[str, Tensor]], thorough: bool = True) -> tuple[str, ...]:
@@ -83,7 +87,7 @@ def weight_problems(tensors: Iterable[tuple[str, Tensor]], thorough: bool = True
     found: dict[str, list[str]] = {}
     profiles: dict[str, Profile] = {}
     for name, tensor in tensors:
-        if problem := _problem(name, tensor):
+        if problem := impossible(name, tensor):
             found.setdefault(problem, []).append(name)
         elif (kept := profile(name, tensor, thorough)) is not None:
             profiles[name] = kept
@@ -127,22 +131,6 @@ def _told(opened: TensorFile, keys: Mapping[str, str], progress: Progress | None
         yield name, opened.fetch(own)
         if progress is not None:
             progress(done, len(keys))
-
-
-def _problem(name: str, tensor: Tensor) -> str | None:
-    if not tensor.is_floating_point() or not tensor.numel():
-        return None
-    if not torch.isfinite(tensor).all():
-        return "holds NaN or infinite values"
-    if not name.endswith("weight"):
-        return None  # a bias may well be zero
-    least, most = torch.aminmax(tensor.float() if tensor.element_size() < 4 else tensor)
-    if least == most == 0:
-        return "holds nothing but zeros"
-    # a norm's gains are all 1 before training, and a layer of one number has nothing to compare
-    if least == most and tensor.ndim > 1 and tensor.numel() > 1:
-        return f"holds one number only, {least.item():.3g}, everywhere"
-    return None
 
 
 def _and_more(names: list[str]) -> str:

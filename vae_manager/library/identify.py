@@ -19,6 +19,8 @@ from vae_manager.library.headers import Header, TensorTable
 from vae_manager.library.layouts import Layout, canonical_shapes, detect_layout
 from vae_manager.library.tensors import read_header
 
+VIDEO = "it is a video autoencoder (Wan or Qwen), which only its own WebUI can run"
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -39,6 +41,8 @@ class Identity:
     title: str | None = None
     """The file's own title from its metadata."""
     problems: tuple[str, ...] = ()
+    encodes: bool = True
+    """False where a KL autoencoder's decoder stands alone."""
 
 
 def identify(file: VaeFile) -> Identity:
@@ -91,6 +95,7 @@ def _kl(format_: str, header: Header, layout: Layout) -> Identity:
         norm_groups=groups,
         title=header.metadata.get("title"),
         problems=problems,
+        encodes=config.encodes,
     )
 
 
@@ -102,10 +107,21 @@ def kl_shape(tensors: TensorTable, groups: int) -> tuple[KLConfig, tuple[str, ..
         VaeFileError: there is none, or its shape cannot be read.
     """
     header = Header(tensors)
-    shapes = canonical_shapes(header, detect_layout(header))
+    layout = detect_layout(header)
+    shapes = canonical_shapes(header, layout)
     config = KLConfig.from_shapes(shapes, groups)
-    problem = _shape_problem(config, frozenset(shapes.items()))
+    problem = _shape_problem(config, frozenset(shapes.items())) or _type_problem(header, layout)
     return config, (problem,) if problem else ()
+
+
+def _type_problem(header: Header, layout: Layout) -> str | None:
+    whole = next((name for name, own in layout.keys.items() if not is_float(header.tensors[own].dtype)), None)
+    return f"its tensor {whole!r} holds whole numbers: quantised VAEs are not supported" if whole else None
+
+
+def is_float(dtype: str) -> bool:
+    """Whether a type of safetensors' holds floating-point numbers."""
+    return dtype.startswith(("F", "BF"))
 
 
 @lru_cache(maxsize=64)
@@ -135,6 +151,8 @@ def _other(format_: str, header: Header, layout: Layout) -> Identity:
                 evidence = "its tensors are those of open-litevae, another network than the paper's"
             else:
                 channels = litevae.read_config(shapes, norm_groups_of(header.metadata)).latent_channels
+        else:
+            problems = (VIDEO,)
     except VaeFileError as error:
         problems = (str(error),)
     return Identity(
@@ -199,7 +217,12 @@ def _dtype(header: Header) -> str:
     """The precision that holds most of the VAE's parameters: 'fp32', 'fp16', 'bf16' …"""
     counts = _counts(header.tensors)
     name = counts.most_common(1)[0][0] if counts else "F32"
-    return {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}.get(name, name.lower())
+    return _PRECISIONS.get(name, name.lower())
+
+
+_PRECISIONS = {
+    "F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8_e4m3fn", "F8_E5M2": "fp8_e5m2",
+}  # fmt: skip
 
 
 def _parameters(header: Header) -> int:

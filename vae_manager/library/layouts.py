@@ -25,6 +25,14 @@ from vae_manager.library.headers import Header, TensorInfo, TensorTable
 CHECKPOINT_PREFIXES = ("first_stage_model.", "vae.")
 """Where a whole checkpoint keeps its VAE: ldm and all WebUIs; Forge's and some trainers' saved models."""
 
+_WRAPPERS = ("module", "_orig_mod", "model", "autoencoder", "state_dict", "model_state_dict", "ema")
+"""What wrappers of a module put before its names: DataParallel, `torch.compile`, trainers' classes."""
+
+_PREFIX = re.compile(
+    rf"((?:(?:{'|'.join((*_WRAPPERS, *(prefix[:-1] for prefix in CHECKPOINT_PREFIXES)))})\.){{1,4}})"
+    r"decoder\.(?:conv_in|conv1|layers)\."
+)
+
 _MARKS = {
     "lora": re.compile(r"(lora_(up|down|A|B)\b|lora_unet_|lora_te|\.alpha$|hada_w|lokr_)"),
     "embedding": re.compile(r"^(emb_params|string_to_param|clip_[lg])$"),
@@ -62,18 +70,24 @@ def detect_layout(header: Header) -> Layout:
 def _layout_of(tensors: TensorTable) -> Layout | str:
     """The layout, or what the file seems to be instead."""
     names = list(tensors)
-    prefix = _checkpoint_prefix(names)
-    if (other := _other_autoencoder(names, tensors)) is not None:
-        return Layout(other[0], bool(prefix), other[1])
+    prefix = _prefix(tensors)
+    checkpoint = prefix.startswith(CHECKPOINT_PREFIXES)
+    if (other := _other_autoencoder(names)) is not None:
+        return Layout(other[0], checkpoint, other[1])
     inner = {name[len(prefix) :]: name for name in names if name.startswith(prefix)}
+    if (first := _first_kernel(inner)) is not None and len(tensors[inner[first]].shape) == 5:
+        return _video(inner, checkpoint)
     keys = {name: own for name, own in inner.items() if name.startswith(KL_ROOTS)}
     diffusers = any(name.startswith(("decoder.up_blocks.", "decoder.mid_block.")) for name in keys)
     if not diffusers and "decoder.conv_in.weight" not in keys:
         return _what_it_is(names)
     if diffusers:
-        levels = 1 + max(int(m.group(1)) for name in keys if (m := re.match(r"decoder\.up_blocks\.(\d+)\.", name)))
+        levels = 1 + max((int(m.group(1)) for name in keys if (m := _UP_BLOCK.match(name))), default=0)
         keys = {to_ldm(name, levels): own for name, own in keys.items()}
-    return Layout("diffusers" if diffusers else "ldm", bool(prefix), keys)
+    else:
+        # converters that knew only diffusers' older names have left its newer ones among ldm's
+        keys = {_attention_to_ldm(name): own for name, own in keys.items()}
+    return Layout("diffusers" if diffusers else "ldm", checkpoint, keys)
 
 
 def canonical_shapes(header: Header, layout: Layout) -> dict[str, tuple[int, ...]]:
@@ -91,12 +105,12 @@ def to_ldm(name: str, levels: int) -> str:
     for pattern, replacement in _DIFFUSERS_TO_LDM:
         name = re.sub(pattern, replacement, name)
     # diffusers counts the decoder's levels from the lowest resolution, ldm from the highest
-    return re.sub(r"^decoder\.up\.(\d+)", lambda m: f"decoder.up.{levels - 1 - int(m.group(1))}", name)
+    return _UP.sub(lambda m: f"decoder.up.{levels - 1 - int(m.group(1))}", _attention_to_ldm(name))
 
 
 def to_diffusers(name: str, levels: int) -> str:
     """One ldm name → its diffusers name (current diffusers: `to_q`, linear attention)."""
-    name = re.sub(r"^decoder\.up\.(\d+)", lambda m: f"decoder.up.{levels - 1 - int(m.group(1))}", name)
+    name = _UP.sub(lambda m: f"decoder.up.{levels - 1 - int(m.group(1))}", name)
     for pattern, replacement in _LDM_TO_DIFFUSERS:
         name = re.sub(pattern, replacement, name)
     return name
@@ -107,6 +121,12 @@ def as_matrix(name: str, tensor: Tensor) -> Tensor:
     return tensor[:, :, 0, 0] if _is_attention_weight(name) and tensor.ndim == 4 else tensor
 
 
+_UP_BLOCK = re.compile(r"decoder\.up_blocks\.(\d{1,3})\.")
+_UP = re.compile(r"^decoder\.up\.(\d{1,3})(?=\.)")
+
+_ATTENTION = r"(\.attn_1|\.attn\.\d+)"
+"""ldm's: in the middle, and in levels behind each block, as kl-f16 has it."""
+
 _DIFFUSERS_TO_LDM = (
     (r"\.down_blocks\.(\d+)\.resnets\.", r".down.\1.block."),
     (r"\.down_blocks\.(\d+)\.downsamplers\.0\.", r".down.\1.downsample."),
@@ -115,13 +135,20 @@ _DIFFUSERS_TO_LDM = (
     (r"\.mid_block\.resnets\.0\.", ".mid.block_1."),
     (r"\.mid_block\.resnets\.1\.", ".mid.block_2."),
     (r"\.mid_block\.attentions\.0\.", ".mid.attn_1."),
-    (r"\.attn_1\.group_norm\.", ".attn_1.norm."),
-    (r"\.attn_1\.(?:to_q|query)\.", ".attn_1.q."),
-    (r"\.attn_1\.(?:to_k|key)\.", ".attn_1.k."),
-    (r"\.attn_1\.(?:to_v|value)\.", ".attn_1.v."),
-    (r"\.attn_1\.(?:to_out\.0|proj_attn)\.", ".attn_1.proj_out."),
+    (r"\.(down|up)_blocks\.(\d+)\.attentions\.", r".\1.\2.attn."),
     (r"\.conv_norm_out\.", ".norm_out."),
     (r"\.conv_shortcut\.", ".nin_shortcut."),
+)
+
+_ATTENTION_TO_LDM = tuple(
+    (re.compile(_ATTENTION + pattern), rf"\1.{name}.")
+    for pattern, name in (
+        (r"\.group_norm\.", "norm"),
+        (r"\.(?:to_q|query)\.", "q"),
+        (r"\.(?:to_k|key)\.", "k"),
+        (r"\.(?:to_v|value)\.", "v"),
+        (r"\.(?:to_out\.0|proj_attn)\.", "proj_out"),
+    )
 )
 
 _LDM_TO_DIFFUSERS = (
@@ -131,42 +158,65 @@ _LDM_TO_DIFFUSERS = (
     (r"\.up\.(\d+)\.upsample\.", r".up_blocks.\1.upsamplers.0."),
     (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
     (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
-    (r"\.attn_1\.norm\.", ".attn_1.group_norm."),
-    (r"\.attn_1\.([qkv])\.", r".attn_1.to_\1."),
-    (r"\.attn_1\.proj_out\.", ".attn_1.to_out.0."),
+    (_ATTENTION + r"\.norm\.", r"\1.group_norm."),
+    (_ATTENTION + r"\.([qkv])\.", r"\1.to_\2."),
+    (_ATTENTION + r"\.proj_out\.", r"\1.to_out.0."),
     (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
+    (r"\.(down|up)\.(\d+)\.attn\.", r".\1_blocks.\2.attentions."),
     (r"\.norm_out\.", ".conv_norm_out."),
     (r"\.nin_shortcut\.", ".conv_shortcut."),
 )
 
 
 def _is_attention_weight(name: str) -> bool:
-    return re.search(r"\.attn_1\.(q|k|v|proj_out)\.weight$", name) is not None
+    return _ATTENTION_WEIGHT.search(name) is not None
+
+
+_ATTENTION_WEIGHT = re.compile(_ATTENTION + r"\.(q|k|v|proj_out)\.weight$")
+
+
+def _attention_to_ldm(name: str) -> str:
+    if ".attn" in name:
+        for pattern, replacement in _ATTENTION_TO_LDM:
+            name = pattern.sub(replacement, name)
+    return name
 
 
 def _conv_shape(name: str, info: TensorInfo) -> tuple[int, ...]:
     return (*info.shape, 1, 1) if _is_attention_weight(name) and len(info.shape) == 2 else info.shape
 
 
-def _checkpoint_prefix(names: Iterable[str]) -> str:
-    for name in names:
-        for prefix in CHECKPOINT_PREFIXES:
-            if name.startswith((prefix + "decoder.conv_in.", prefix + "decoder.layers.")):
-                return prefix
-    return ""
+def _prefix(names: Iterable[str]) -> str:
+    """What stands before the VAE's names. Of several VAEs the one that the hosts take: ldm's place comes first."""
+    found = {match.group(1) for name in names if (match := _PREFIX.match(name))}
+    if "decoder.conv_in.weight" in names and not any(prefix.startswith(CHECKPOINT_PREFIXES) for prefix in found):
+        return ""
+    places = (*CHECKPOINT_PREFIXES, *(f"{wrapper}." for wrapper in _WRAPPERS))
+    ranks = {place: rank for rank, place in enumerate(places)}
+    return min(found, key=lambda prefix: (ranks.get(prefix, len(places)), len(prefix), prefix), default="")
 
 
-def _other_autoencoder(names: Sequence[str], tensors: TensorTable) -> tuple[str, Mapping[str, str]] | None:
+def _other_autoencoder(names: Sequence[str]) -> tuple[str, Mapping[str, str]] | None:
     """Autoencoders that are not of the KL kind, told by names that only they have, and their canonical keys."""
     if is_tiny(names):
         return "taesd", taesd_names(names)
     lite = litevae_names(names)
     if any(name.startswith(("encoder.extractors.", "encoder.feature_extractor")) for name in lite):
         return "litevae", lite
-    for name in ("decoder.conv1.weight", "decoder.conv_in.conv.weight", "decoder.conv_in.weight"):
-        if name in tensors and len(tensors[name].shape) == 5:
-            return "wan", {name: name for name in names}
     return None
+
+
+def _first_kernel(names: Iterable[str]) -> str | None:
+    """The decoder's first convolution."""
+    firsts = ("decoder.conv1.weight", "decoder.conv_in.conv.weight", "decoder.conv_in.weight")
+    return next((name for name in firsts if name in names), None)
+
+
+def _video(inner: Mapping[str, str], checkpoint: bool) -> Layout | str:
+    """Of the video autoencoders, Wan's is known by its norms, which have gains called gamma and nothing else."""
+    if any(name.startswith(("decoder.middle.", "decoder.mid_block.")) and name.endswith(".gamma") for name in inner):
+        return Layout("wan", checkpoint, dict(inner))
+    return "it is a video autoencoder of a kind that is not known here, which only its own WebUI can run"
 
 
 def _what_it_is(names: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vae_manager.errors import BadInputError
+from vae_manager.library.numbers import wider
 from vae_manager.library.state import LoadedState
 
 
@@ -27,9 +28,9 @@ def merge_states(a: LoadedState, b: LoadedState, alpha: float) -> dict[str, Tens
 
 
 def _mixed(a: Tensor, b: Tensor, alpha: float) -> Tensor:
-    wider = torch.promote_types(a.dtype, b.dtype)
-    exact = torch.promote_types(wider, torch.float32)
-    return torch.lerp(a.to(exact), b.to(exact), alpha).to(wider)
+    dtype = wider(a.dtype, b.dtype)
+    exact = wider(dtype, torch.float32)
+    return torch.lerp(a.to(exact), b.to(exact), alpha).to(dtype)
 
 
 def _difference(a: LoadedState, b: LoadedState) -> str | None:

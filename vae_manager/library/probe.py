@@ -56,6 +56,8 @@ def probe(vae: AutoencoderKL) -> Probe:
     """Which of the two families' scales a VAE has. Runs where the VAE's weights are, in their precision."""
     if vae.config.latent_channels != 4:
         return Probe(UNSURE, None, f"{vae.config.latent_channels} latent channels: neither SD1 nor SDXL")
+    if not vae.config.encodes or vae.config.image_channels != 3:
+        return Probe(UNSURE, None, "it cannot encode colour pictures, so it has no latents to look at")
     ratio = vae.config.ratio
     if ratio > SIDE or SIDE % ratio:
         return Probe(UNSURE, None, f"{ratio} pixels per latent pixel: neither SD1 nor SDXL")

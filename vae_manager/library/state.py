@@ -12,8 +12,9 @@ from vae_manager.codec.config import KLConfig
 from vae_manager.errors import VaeFileError
 from vae_manager.library.diffusers_folder import telling_parts
 from vae_manager.library.files import VaeFile
-from vae_manager.library.identify import norm_groups_of
+from vae_manager.library.identify import VIDEO, norm_groups_of
 from vae_manager.library.layouts import as_conv, canonical_shapes, detect_layout
+from vae_manager.library.numbers import all_finite, impossible
 from vae_manager.library.tensors import open_tensors
 
 
@@ -41,7 +42,7 @@ def _load_state(file: VaeFile, dtype: torch.dtype | None) -> LoadedState:
     opened = open_tensors(file.path)
     layout = detect_layout(opened.header)
     if layout.name == "wan":
-        raise VaeFileError("it is a video autoencoder (Wan or Qwen), which only its own WebUI can run")
+        raise VaeFileError(VIDEO)
     groups = norm_groups_of(opened.header.metadata)
     kind = "kl" if layout.name in ("ldm", "diffusers") else layout.name
     if kind == "kl":
@@ -53,10 +54,10 @@ def _load_state(file: VaeFile, dtype: torch.dtype | None) -> LoadedState:
         if not tensor.is_floating_point():
             raise VaeFileError(f"its tensor {name!r} holds whole numbers: quantised VAEs are not supported")
         tensors[name] = tensor.to(dtype=dtype or tensor.dtype, copy=True).contiguous()
-        if not torch.isfinite(tensors[name]).all():
-            if torch.isfinite(tensor).all():
-                raise VaeFileError(f"its tensor {name!r} is too large for {dtype}; use bf16 or fp32")
-            raise VaeFileError(f"its tensor {name!r} holds NaN or infinite values: the file is damaged; fetch it again")
+        if problem := impossible(name, tensor):
+            raise VaeFileError(f"its tensor {name!r} {problem}: the file is damaged; fetch it again")
+        if not all_finite(tensors[name]):
+            raise VaeFileError(f"its tensor {name!r} is too large for {dtype}; use bf16 or fp32")
     return LoadedState(kind, tensors, groups)
 
 

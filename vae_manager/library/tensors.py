@@ -31,6 +31,12 @@ PICKLE_SUFFIXES = (".pt", ".ckpt", ".pth", ".bin")
 SUFFIXES = (*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES)
 
 
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "vae", "first_stage_model", "ema")
+"""Under which names trainers keep the weights in a pickle, the likeliest first."""
+
+MAX_NESTED = 4
+
+
 @dataclass(frozen=True)
 class TensorFile:
     """A model file that has been opened: what it holds, and a way to fetch a tensor by its own name.
@@ -113,9 +119,9 @@ def _open_pickle(path: Path) -> TensorFile:
 
 def _tensors_of(document: object) -> dict[str, Stored]:
     """The named tensors of a loaded pickle, out of the `state_dict` that trainers wrap them in."""
-    for key in ("state_dict", "model", "module"):
-        if isinstance(document, Mapping) and isinstance(document.get(key), Mapping):
-            document = document[key]
+    for _ in range(MAX_NESTED):
+        inner = (document.get(key) for key in _WRAPPERS) if isinstance(document, Mapping) else ()
+        document = next((found for found in inner if isinstance(found, Mapping)), document)
     if not isinstance(document, Mapping):
         return {}
     return {key: value for key, value in document.items() if isinstance(key, str) and isinstance(value, Stored)}

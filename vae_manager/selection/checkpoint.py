@@ -281,7 +281,8 @@ def _baked_problem(header: Header) -> str | None:
     """What the shapes of a baked KL autoencoder say against it: merges lose or mix up tensors."""
     try:
         if detect_layout(header).name in ("ldm", "diffusers"):
-            kl_shape(header.tensors, norm_groups_of(header.metadata))
+            _, problems = kl_shape(header.tensors, norm_groups_of(header.metadata))
+            return problems[0] if problems else None
     except VaeFileError as error:
         return str(error)
     return None
@@ -293,6 +294,8 @@ def _read_vae(file: VaeFile) -> VaeFacts:
         return _read_tiny(file)
     if found.problems:
         raise VaeFileError(found.problems[0])
+    if not found.encodes:
+        raise VaeFileError("it has a decoder only, which no WebUI can put in place of a whole VAE")
     return VaeFacts(found.family, found.latent_channels, found.family_evidence)
 
 
