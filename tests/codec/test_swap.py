@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -119,3 +121,16 @@ def test_cache_keeps_the_newest_even_when_it_is_too_large_and_forgets_failures()
         cache.get("b", lambda: (_ for _ in ()).throw(VaeFileError("no")))
     cache.drop(state)
     assert cache.bytes == 0
+
+
+def test_a_module_that_was_emptied_meanwhile_gets_its_own_weights_whole():
+    """reForge moves a model that it unloads to the 'meta' device: following it there would lose the weights."""
+    module = make_vae(seed=1)
+    own = dict(module.named_parameters())
+    installed = install(module, make_state(seed=2))
+    for layer in module.modules():
+        for name, parameter in list(layer._parameters.items()):
+            if parameter is not None:
+                layer._parameters[name] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+    remove(replace(installed, foreign=dict(module.named_parameters())))
+    assert all(dict(module.named_parameters())[name] is parameter for name, parameter in own.items())

@@ -162,3 +162,23 @@ def test_half_precision_that_overflows_is_computed_again_and_remembered():
     assert (result.float() - wanted).abs().mean() < 0.05 * wanted.abs().mean()
     assert told.watch.wide == {"the vae"}
     decode(vae, "auto", told, Z.bfloat16(), inner=lambda z: pytest.fail("it was forgotten"))
+    with torch.no_grad():  # another VAE has done nothing wrong
+        other = run(lambda z: torch.ones(1), vae.decoder, Z.bfloat16(), True, "auto", "another", told.watch)
+    assert other.shape == (1,)
+
+
+def test_a_latent_that_is_broken_already_is_nobodys_fault():
+    vae, told, broken = make_vae(seed=1).bfloat16(), Told(), Z.bfloat16().clone()
+    broken[0, 0, 0, 0] = torch.nan
+    for mode in ("auto", "exact"):
+        assert decode(vae, mode, told, broken, lambda z: z * 2).isnan().any()
+    assert told.watch.wide == set() and told.watch.streamed == told.warned == []
+
+
+def test_a_hosts_autocast_does_not_round_inside_what_is_exact(vae):
+    told = Told()
+    with torch.no_grad():
+        whole = vae.decoder(Z)
+        with torch.autocast("cpu", torch.bfloat16):
+            exact = decode(vae, "exact", told)
+    assert told.watch.streamed and (exact - whole).abs().max() < 0.005 * LEVEL

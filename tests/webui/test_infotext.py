@@ -103,6 +103,14 @@ def test_a_reference_that_is_none_is_refused_with_one_sentence(value):
     assert "reference" in warning and warning.endswith("no reference picture was used.") and len(warning) < 120
 
 
+def test_a_kind_of_picture_that_would_run_another_program_is_not_even_opened(monkeypatch):
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: pytest.fail("handed to Ghostscript"))
+    data = io.BytesIO()
+    Image.new("RGB", (8, 4), "red").save(data, "EPS")
+    settings = from_arguments([{"reference": base64.b64encode(data.getvalue()).decode()}])
+    assert settings.reference is None and "no picture that can be read" in settings.warnings[0]
+
+
 def test_an_enormous_picture_in_a_small_file_is_refused_before_it_is_unpacked(monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", lambda *a, **k: 1 / 0)
     (warning,) = from_arguments([{"reference": base64_of(Image.new("1", (12000, 12000)))}]).warnings

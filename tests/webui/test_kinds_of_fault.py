@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.conftest import make_state, make_vae
+from tests.conftest import FLUX, make_state, make_vae
 from tests.webui.test_pictures import Z, by, decode_batch, host_z
 from tests.webui.test_session import Job, OneModel, start
 from vae_manager.codec import swap
 from vae_manager.codec.whole import decode
+from vae_manager.errors import VaeFileError
 from vae_manager.library.known import known_vaes
 from vae_manager.selection.decision import AUTOMATIC
 from vae_manager.webui.infotext import KEY
@@ -147,6 +148,25 @@ def test_a_copy_of_a_job_that_is_over_is_a_job_of_its_own(session: Session, host
     assert not session.swapped and (first.closed, second.closed) == (before, 1)
 
 
+def test_a_script_may_run_a_copy_before_the_job_itself_has_begun(session: Session, host: OneModel):
+    """From its own `process` hook: what waits for the original's `init` is none of the copy's business."""
+    original = Hosted(["x <vae:b>"])
+    copies: list[Hosted] = []
+
+    def run_a_copy() -> None:
+        copies.append(copy(original))
+        copies[0].all_prompts = ["x"]
+        process(session, copies[0])
+        assert not session.swapped
+        session.finish(copies[0], SimpleNamespace())
+        session.ensure(copy(original))  # and one that comes in in the middle
+        assert not session.swapped
+
+    process(session, original, later=run_a_copy)
+    assert session.swapped and "vae=b" in original.extra_generation_params[KEY]
+    assert copies[0].extra_generation_params == {} and "init" not in vars(copies[0])
+
+
 def test_one_object_run_again_without_a_tag_says_nothing(session: Session, host: OneModel):
     job = process(session, Hosted(["x <vae:b>"]))
     session.finish(job, SimpleNamespace())
@@ -177,6 +197,13 @@ def test_a_file_that_its_hash_gives_away_is_refused_at_its_first_use(session: Se
     assert "c.safetensors is made for SDXL" in job.comments[0] and job.extra_generation_params == {}
 
 
+def test_what_is_in_the_cache_is_held_against_each_model(session: Session, host: OneModel):
+    session.finish(start(session))
+    other = make_vae(FLUX)
+    with pytest.raises(VaeFileError, match="4 channels"):
+        session.stage.ready(session.find("b"), other)
+
+
 def test_the_panel_says_beforehand_what_will_be_refused_and_does_not_save_it(session: Session, host, of_another_family):
     line, steps = session.about("c")
     assert "made for SDXL" in line and "refused" in {step.outcome for step in steps}
@@ -201,6 +228,9 @@ def test_the_setting_is_the_users_own_while_a_job_overrides_it(session: Session,
             session.finish(job)
         host.setting = b
         assert "b.safetensors" in session.about(AUTOMATIC)[0]
+        host.setting = None  # now the user changes it
+        assert "its baked VAE" in session.about(AUTOMATIC)[0]
+        host.setting = b
 
 
 def test_what_the_hosts_own_setting_of_a_job_does_not_decide_is_said(session: Session, host: OneModel):
@@ -263,3 +293,25 @@ def test_a_strange_file_takes_neither_the_panel_nor_the_list_down(session: Sessi
     assert "could not be found out" in session.about("odd")[0]
     monkeypatch.setattr(session, "index", lambda *a: 1 / 0)
     assert session.names() == []
+
+
+def test_what_overflowed_is_remembered_for_the_next_job_and_for_that_vae_alone(session: Session, host: OneModel):
+    host.model.first_stage_model.to(torch.bfloat16)
+    version = {name: session.find(name).version for name in "bc"}
+    calls: list[str] = []
+
+    def decode_with(vae: str, broken: bool) -> bool:
+        """Whether the host's own way was taken, with what comes out of it."""
+        job, before = start(session, vae), len(calls)
+        stage = host.model.first_stage_model
+        hook = vars(stage.decoder)["forward"]
+        real = hook.inner
+        hook.inner = lambda z: (calls.append(vae), real(z) * (torch.nan if broken else 1))[1]
+        with torch.no_grad():
+            assert stage.decode(Z.bfloat16()[:1]).isfinite().all()
+        session.finish(job, SimpleNamespace())
+        return len(calls) > before
+
+    assert decode_with("b", broken=True) and session._wide == {version["b"]}
+    assert not decode_with("b", broken=False)  # streamed in float32 at once, in the next job too
+    assert decode_with("c", broken=False) and session._wide == {version["b"]}

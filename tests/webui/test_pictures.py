@@ -137,6 +137,31 @@ def test_a_preview_in_another_thread_does_not_count(session, host):
     assert torch.allclose(first, by(2, 0), atol=1e-5) and torch.allclose(second, by(3, 1), atol=1e-5)
 
 
+def test_a_preview_waits_until_the_picture_is_decoded(session, host, monkeypatch):
+    """It would swap the first picture's VAE in while the second picture is half way through the decoder."""
+    job = start(session, ["x <vae:b>", "x <vae:c>"])
+    stage = host.model.first_stage_model
+    inside, real = threading.Event(), session._decode_with
+
+    def slow(p, job, choice, pictures, inner, z):
+        def waiting(z):
+            if pictures == [1] and not inside.is_set():
+                inside.set()
+                preview.join(0.5)  # for as long as it would take, were it let in
+            return inner(z)
+
+        return real(p, job, choice, pictures, waiting, z)
+
+    preview = threading.Thread(target=lambda: (inside.wait(10), stage.decode(Z[2:])))
+    monkeypatch.setattr(session, "_decode_with", slow)
+    preview.start()
+    rows = decode_batch(session, host, Z[:2])
+    preview.join()
+    assert inside.is_set()
+    assert torch.allclose(rows[0], by(2, 0)[0], atol=1e-5) and torch.allclose(rows[1], by(3, 1)[0], atol=1e-5)
+    session.finish(job)
+
+
 def test_encode_and_hires_vae_may_differ(session, host):
     picture = torch.rand(1, 3, 48, 48) * 2 - 1
     settings = PanelSettings(True, "b", encode_vae="c", hires_vae="Baked")
@@ -315,12 +340,16 @@ def test_a_fault_in_the_colours_leaves_the_picture(session, host, monkeypatch):
 
 
 def test_the_parts_that_adetailer_paints_are_left_alone(session, host):
-    pictures = [torch.full((3, 48, 48), 0.5)]
-    job = start(session, ["x"], PanelSettings(True, "b", color="auto"), _ad_inner=True)
-    assert (
-        session.finish_pictures(job, pictures)[0] is pictures[0]
-        and not job.extra_generation_params.get(COLOR_KEY, lambda **_: None)()
-    )
+    pale, began = pixels() * 0.7 + 0.15, [Image.fromarray(photo())]
+    for inner in (False, True):
+        job = start(session, ["x"], PanelSettings(True, "b", color="match"), init_images=began, _ad_inner=inner)
+        (done,) = session.finish_pictures(job, [pale])
+        assert (done is pale) == inner  # it would have been corrected
+        assert bool(job.extra_generation_params[COLOR_KEY](all_prompts=job.all_prompts, index=0)) != inner
+        kept = len(session.latents)
+        decode_batch(session, host, Z[:1])
+        assert len(session.latents) == kept + (not inner)
+        session.finish(job)
 
 
 def photo(which: int = 0):

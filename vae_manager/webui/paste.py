@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vae_manager.errors import BadInputError
 from vae_manager.webui.infotext import KEY, Recorded, choice_for, read, write
-from vae_manager.webui.panel import Panel
 from vae_manager.webui.session import Session
+
+if TYPE_CHECKING:  # it needs Gradio
+    from vae_manager.webui.panel import Panel
 
 
 class PasteKey(str):

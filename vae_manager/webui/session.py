@@ -36,7 +36,7 @@ from vae_manager.webui.coloring import Colors, FirstPass, Made, rescaled, vae_fa
 from vae_manager.webui.describe import describe_choice
 from vae_manager.webui.first_stage import FirstStage
 from vae_manager.webui.hosts.base import Guards, Host, quietly
-from vae_manager.webui.hosts.processing import arm, close_with, disarm, start_now
+from vae_manager.webui.hosts.processing import arm, close_with, start_now
 from vae_manager.webui.job import Job, Name, Tags, as_host, files_of, first_picture, overruled, read_tags, told
 from vae_manager.webui.looking import Looking
 from vae_manager.webui.options import Options
@@ -163,7 +163,6 @@ class Session:
         """`before_process`: put back what a failed job may have left, whatever this one wants."""
         with self._lock:
             left: Job | None = vars(p).pop("vae_manager_job", None)  # the same object may have failed before
-            disarm(p)
             forget_recorded(p)
             for job in (left, self._job and self._job[1]):
                 self._undo(job)
