@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,44 @@ def webui(
         yield webui.start(PROJECT, FAULTS)
     finally:
         webui.stop()
+
+
+NEIGHBOURS = ("sd-dynamic-prompts", "adetailer")
+DYNAMIC_PROMPTS = {
+    # its own defaults: some hosts build their settings before it has registered them, and it then fails in every job
+    "dp_ignore_whitespace": False, "dp_write_raw_template": False, "dp_write_prompts_to_file": False,
+    "dp_parser_variant_start": "{", "dp_parser_variant_end": "}", "dp_parser_wildcard_wrap": "__",
+    "dp_limit_jinja_prompts": False, "dp_auto_purge_cache": False, "dp_wildcard_manager_no_dedupe": False,
+    "dp_wildcard_manager_no_sort": False, "dp_wildcard_manager_shuffle": False, "dp_magicprompt_batch_size": 1,
+    "dp_magicprompt_default_model": "",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def house(webui_dir: Path, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """A WebUI with a VAE folder of its own, whose files the tests change, and without the reference pictures.
+
+    The extensions that people have beside ours are there when WEBUI_EXTENSIONS names a folder that holds them.
+    """
+    folder = os.environ.get("WEBUI_EXTENSIONS")
+    others = [Path(folder).resolve() / name for name in NEIGHBOURS] if folder else []
+    root = tmp_path_factory.mktemp("house")
+    shutil.copytree(models / "VAE", root / "VAE")
+    webui = WebUI(webui_dir, root / "data", models / "Stable-diffusion", root / "VAE")
+    webui.config.update(DYNAMIC_PROMPTS)
+    detectors = webui.data / "models" / "adetailer"
+    detectors.mkdir(parents=True)
+    (detectors / "face.pt").touch()  # the detector of tests/live/detector needs no weights
+    try:
+        yield webui.start(PROJECT, FAULTS, *(other for other in others if other.is_dir()))
+    finally:
+        webui.stop()
+
+
+@pytest.fixture
+def neighbours(house: WebUI) -> WebUI:
+    """The same, only where the other extensions are there."""
+    missing = [name for name in NEIGHBOURS if not (house.data / "extensions" / name).is_dir()]
+    if missing:
+        pytest.skip(f"WEBUI_EXTENSIONS has to name a folder with {' and '.join(missing)} (docs/live-tests.md)")
+    return house

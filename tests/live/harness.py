@@ -1,8 +1,9 @@
 """Start a real WebUI with or without the extension, drive its API, stop it by its process id.
 
-    WEBUI_DIR     the WebUI's folder (with everything that it needs installed)
-    WEBUI_PYTHON  its Python; default WEBUI_DIR/venv/bin/python
-    WEBUI_ARGS    more command line flags
+    WEBUI_DIR         the WebUI's folder (with everything that it needs installed)
+    WEBUI_PYTHON      its Python; default WEBUI_DIR/venv/bin/python
+    WEBUI_ARGS        more command line flags
+    WEBUI_EXTENSIONS  a folder with other people's extensions, for the tests that have them beside ours
 
 Everything that the run writes lies in a data folder of its own (`--data-dir`): the WebUI itself is not touched.
 """
@@ -20,6 +21,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from PIL import Image
 
 PROJECT = Path(__file__).parents[2]
 FAULTS = Path(__file__).parent / "faults"
+DETECTOR = Path(__file__).parent / "detector"
 TIMEOUT = 600
 
 COMMON_FLAGS = [
@@ -85,6 +88,7 @@ class WebUI:
     def __init__(self, webui: Path, data: Path, checkpoints: Path, vaes: Path) -> None:
         self.webui, self.data, self.checkpoints, self.vaes = webui, data, checkpoints, vaes
         self.kind = kind_of(webui)
+        self.config: dict[str, Any] = dict(CONFIG)
         self.process: subprocess.Popen[bytes] | None = None
         self.startup_seconds = 0.0
         self._upscalers: set[str] | None = None
@@ -100,9 +104,12 @@ class WebUI:
         """Start and wait until the API answers. The project's own folder counts as the extension to install."""
         folder = self.data / "extensions"
         for extension in extensions:
-            install(extension, folder / ("vae-manager" if extension == PROJECT else extension.name))
+            if extension in (PROJECT, FAULTS):
+                install(extension, folder / ("vae-manager" if extension == PROJECT else extension.name))
+            else:  # somebody else's
+                shutil.copytree(extension, folder / extension.name, ignore=shutil.ignore_patterns(".git"))
         (self.data / "tmp").mkdir(exist_ok=True)  # Neo's temporary files go there, and it does not make the folder
-        (self.data / "config.json").write_text(json.dumps(CONFIG, indent=4))
+        (self.data / "config.json").write_text(json.dumps(self.config, indent=4))
         python = os.environ.get("WEBUI_PYTHON") or str(self.webui / "venv" / "bin" / "python")
         command = [
             python, "launch.py", *COMMON_FLAGS, *FLAGS[self.kind], "--port", str(self.port),
@@ -111,7 +118,8 @@ class WebUI:
             *os.environ.get("WEBUI_ARGS", "").split(),
         ]  # fmt: skip
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "SD_WEBUI_RESTARTING": "1",
-                       "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}  # fmt: skip
+                       "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1",
+                       "PYTHONPATH": str(DETECTOR)}  # fmt: skip
         with open(self.data / "log.txt", "wb") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.webui, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -138,6 +146,11 @@ class WebUI:
 
     # --- the API
 
+    @property
+    def alive(self) -> bool:
+        """Whether the server's process still runs."""
+        return self.process is not None and self.process.poll() is None
+
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=TIMEOUT) as answer:
             return json.load(answer)
@@ -150,16 +163,27 @@ class WebUI:
             return json.load(answer)
 
     def generate(
-        self, kind: str = "txt2img", ours: Any = None, fault: str | None = None, **parameters: Any
+        self,
+        kind: str = "txt2img",
+        ours: Any = None,
+        fault: str | None = None,
+        others: Mapping[str, list[Any]] | None = None,
+        **parameters: Any,
     ) -> Pictures:
-        """One job. `ours`: the arguments of our script; `fault`: what the faults extension shall do to the job."""
+        """One job.
+
+        Args:
+            ours: the arguments of our script.
+            fault: what the faults extension shall do to the job.
+            others: the arguments of other people's scripts, by title.
+        """
         document: dict[str, Any] = {
             "prompt": "a cat", "seed": 1, "steps": 2, "width": 64, "height": 64, "cfg_scale": 5,
             "sampler_name": "Euler a", "scheduler": "Automatic", **parameters,
         }  # fmt: skip
         if document.get("enable_hr") and self.kind in ("forge", "neo"):
             document["hr_additional_modules"] = ["Use same choices"]
-        scripts = {}
+        scripts = {title: {"args": args} for title, args in (others or {}).items()}
         if ours is not None:
             scripts["VAE Manager"] = {"args": ours}
         if fault is not None:
