@@ -17,7 +17,7 @@ from vae_manager.selection.checkpoint import open_checkpoint
 from vae_manager.selection.choose import Wishes, choose
 from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.presets import Preset, Presets, VaeWish
-from vae_manager.webui.describe import describe_automatic, describe_choice
+from vae_manager.webui.describe import describe_choice
 from vae_manager.webui.panel import Actions, Parts, build_panel
 
 FOLDER, PORT = Path(sys.argv[1]), int(sys.argv[2])
@@ -59,7 +59,7 @@ with gr.Blocks() as page:
             Actions(
                 lambda refresh: [file.name for file in files()],
                 lambda choice: (
-                    describe_choice(choice, files(), HASHES, describe_automatic(None)),
+                    describe_choice(choice, VaeIndex(files(), HASHES).find, HASHES, None),
                     choose(Wishes(choice), VaeIndex(files(), HASHES)).trace,
                 ),
                 save,
