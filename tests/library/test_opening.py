@@ -21,7 +21,7 @@ from torch import Tensor
 from tests.conftest import make_state
 from vae_manager.errors import VaeFileError
 from vae_manager.json_text import parse_json, read_json_text
-from vae_manager.library import digest, hashing
+from vae_manager.library import digest, hashing, reading
 from vae_manager.library.dtypes import computable
 from vae_manager.library.files import Folder, find_vaes, model_files, vae_file
 from vae_manager.library.identify import identify
@@ -108,6 +108,7 @@ def test_fp8_is_named_as_what_it_is_and_keeps_its_bits(tmp_path: Path, name: str
         {"a": entry(0, 4, "F32", [2])},
         {"a": entry(0, 8, "F32", [1])},
         {"a": {"dtype": "U8", "shape": [0], "data_offsets": [4, 0]}},
+        {"a": {"dtype": "LATER", "shape": [4], "data_offsets": [8, 4]}},
         {"a": {"dtype": "U8", "shape": [4], "data_offsets": [4, 0]}},
         {"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4, 8]}},
         {"a": {"dtype": "U8", "shape": [4], "data_offsets": [-4, 0]}},
@@ -425,6 +426,22 @@ def test_a_file_cut_short_while_it_is_read_is_told(tmp_path: Path, name: str):
     with pytest.raises(VaeFileError, match="changed or cut short"):
         digest.weights_digest(opened, progress=cut)
     assert torch.equal(first, state["decoder.conv_in.weight"])  # what was fetched before is not the file's memory
+
+
+def test_a_file_cut_short_in_the_middle_of_a_read_gives_no_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Between the look at the file and the read: what was not read must not be whatever lay in memory."""
+    path = tmp_path / "v.safetensors"
+    save_file(make_state(), path)
+    opened, look = open_tensors(path), reading.stamp_of
+
+    def cut_after_the_look(file):
+        found = look(file)
+        os.truncate(path, 100)
+        return found
+
+    monkeypatch.setattr(reading, "stamp_of", cut_after_the_look)
+    with pytest.raises(VaeFileError, match="changed or cut short"):
+        opened.fetch("decoder.conv_in.weight")
 
 
 def test_a_file_written_over_is_not_mixed_with_what_was_there(tmp_path: Path):

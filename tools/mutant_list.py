@@ -1,0 +1,412 @@
+"""The changes that `mutants.py` makes, each wrong and in one place, with the tests that should notice it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One wrong line."""
+
+    title: str
+    file: str
+    old: str
+    """Text that the file has exactly once."""
+    new: str
+    tests: tuple[str, ...]
+
+
+def of(file: str, *tests: str, **changes: tuple[str, str]) -> list[Mutant]:
+    """Mutants of one file that the same tests should catch: title_with_underscores=(old, new)."""
+    return [
+        Mutant(title.replace("_", " "), f"vae_manager/{file}.py", *change, tests) for title, change in changes.items()
+    ]
+
+
+STREAM = "tests/codec/test_streaming.py"
+LIMITS = "tests/codec/test_streaming_limits.py"
+HEADERS = (
+    "tests/library/test_opening.py::test_offsets_shapes_and_names_are_checked",
+    "tests/library/test_bad_files.py::test_headers_that_lie",
+    "tests/library/test_bad_files.py::test_truncated_download",
+)
+HEALTH = "tests/library/test_health.py"
+SESSION = ("tests/webui/test_session.py", "tests/webui/test_pictures.py", "tests/webui/test_kinds_of_fault.py")
+
+LIBRARY = [
+    *of(
+        "library/headers",
+        *HEADERS,
+        offsets_unchecked=(" or offsets[0] > offsets[1]:", ":"),
+        sizes_unchecked=("if bits is not None and 8 *", "if bits is None and 8 *"),
+        overlaps_let_in=("if start < last and start < end:", "if start < last and start > end:"),
+        truncation_unnoticed=(
+            "if (end := 8 + length + data_bytes) > source.size:",
+            "if (end := 8 + length + data_bytes) < 0:",
+        ),
+    ),
+    *of(
+        "library/reading",
+        "tests/library/test_opening.py",
+        "-k",
+        "cut_short or written_over",
+        a_changed_file_is_read_on=("if stamp_of(file) != self.stamp:", "if False:"),
+        a_short_read_is_zeros=(
+            "        if not count:\n            raise VaeFileError(CHANGED)",
+            "        if not count:\n            return",
+        ),
+    ),
+    *of(
+        "library/layouts",
+        "tests/library/test_layouts.py",
+        decoder_levels_not_turned=(
+            'f"decoder.up.{levels - 1 - int(m.group(1))}", name)\n\n\ndef to_diffusers',
+            'f"decoder.up.{int(m.group(1))}", name)\n\n\ndef to_diffusers',
+        ),
+        queries_and_keys_exchanged=(
+            '.attn_1\\.(?:to_q|query)\\.", ".attn_1.q."',
+            '.attn_1\\.(?:to_q|query)\\.", ".attn_1.k."',
+        ),
+        matrices_stay_matrices=("if _is_attention_weight(name) and tensor.ndim == 2 else", "if False else"),
+    ),
+    *of(
+        "library/identify",
+        "tests/library/test_layouts.py",
+        scale_alone_tells_the_family=(" and family.latent_channels == config.latent_channels:", ":"),
+        sdxl_taken_for_sd1=('name.startswith("conditioner.embedders.")', 'name.startswith("conditioner.nothing.")'),
+    ),
+    *of(
+        "library/hashing",
+        "tests/library/test_files.py",
+        hash_of_a_rewritten_file=("entry[:2] == [file.size, file.mtime_ns]", "entry[:1] == [file.size]"),
+        hash_of_a_growing_file=("if changed:", "if False:"),
+    ),
+    *of(
+        "library/merge",
+        "tests/library/test_merge.py",
+        merge_the_other_way=("b.to(exact), alpha)", "b.to(exact), 1 - alpha)"),
+    ),
+    *of(
+        "library/probe",
+        "tests/library/test_probe.py",
+        sd1_range_reaches_sdxl=('"sd1": (4.3, 6.25)', '"sd1": (4.3, 7.5)'),
+        sdxl_range_too_narrow=('"sdxl": (6.75, 9.2)', '"sdxl": (7.9, 9.2)'),
+    ),
+    *of(
+        "library/health",
+        HEALTH,
+        pale_is_healthy=("PALEST = 0.85", "PALEST = 0.45"),
+        only_black_and_white_are_pale=("PALEST = 0.85", "PALEST = 0.97"),
+        empty_layers_are_healthy=("if least == most == 0:", "if least == most == 1:"),
+        any_picture_is_faithful=("if trip.psnr < least:", "if trip.psnr < 0:"),
+    ),
+    *of(
+        "library/exchanged",
+        HEALTH,
+        noise_must_be_whiter=("WHITE = 2.5", "WHITE = 0.2"),
+        anything_changed_places=("BETTER = 5.0", "BETTER = -50.0"),
+    ),
+    *of(
+        "library/known",
+        "tests/library/test_known.py",
+        hashes_in_one_case=("_hash_index().get(sha256.lower())", "_hash_index().get(sha256)"),
+    ),
+]
+
+SELECTION = [
+    *of(
+        "selection/names",
+        "tests/selection/test_names.py",
+        known_name_before_path=(
+            "return self._by_path(wanted) or self._by_known_name(wanted)",
+            "return self._by_known_name(wanted) or self._by_path(wanted)",
+        ),
+        short_hashes_are_enough=('"[0-9a-f]{10,64}"', '"[0-9a-f]{4,64}"'),
+        the_first_of_several=("if len(matches) == 1:", "if matches:"),
+    ),
+    *of(
+        "selection/choose",
+        "tests/selection/test_choose.py",
+        another_family_is_used=("and not job.wishes.allow_other_family else None", "and False else None"),
+        preset_parts_whoever_decided=(
+            'above_preset = decision.source in ("prompt", "panel", "job")',
+            "above_preset = False",
+        ),
+        damaged_baked_is_used=(
+            "if facts.has_vae and (problem := next(",
+            "if facts.has_vae is None and (problem := next(",
+        ),
+        unusable_files_again=("if str(listed.path) in job.wishes.unusable:", "if False:"),
+    ),
+    *of(
+        "selection/presets",
+        "tests/selection/test_presets.py",
+        the_users_preset_is_replaced=(
+            "not found.preset.remembered or found.preset == preset",
+            "found.preset == preset",
+        ),
+        other_hash_same_print=(
+            "if _same_print(owner, checkpoint) and not _other(owner, sha256)]",
+            "if _same_print(owner, checkpoint)]",
+        ),
+    ),
+    *of(
+        "selection/checkpoint",
+        "tests/selection/test_choose.py",
+        facts_of_a_rewritten_file=(
+            'entry = self._entries().get(f"{kind} {file.path}")\n        if entry and entry[:2] == [file.size, file.mtime_ns]:',
+            'entry = self._entries().get(f"{kind} {file.path}")\n        if entry and entry[:1] == [file.size]:',
+        ),
+        channels_do_not_matter=("facts.channels is not None and facts.channels != family.latent_channels", "False"),
+    ),
+]
+
+CODEC = [
+    *of(
+        "codec/swap",
+        "tests/codec/test_swap.py",
+        moved_to_meta=(' and there.device.type != "meta" else own', " else own"),
+        never_written=(
+            "return any(parameter._version != installed.versions[name]",
+            "return any(parameter._version == -1",
+        ),
+        ends_not_compared=(
+            "return own.shape == theirs.shape and torch.equal",
+            "return own.shape == theirs.shape or torch.equal",
+        ),
+        cannot_tell_what_the_host_put_there=(
+            "if there is not installed.foreign[name] and there is not own:",
+            "if False:",
+        ),
+    ),
+    *of(
+        "codec/cache",
+        "tests/codec/test_swap.py",
+        newest_dropped_first=("self._entries.move_to_end(key)", "self._entries.move_to_end(key, last=False)"),
+    ),
+    *of(
+        "codec/whole",
+        "tests/codec/test_autoencoder.py",
+        variance_for_deviation=("torch.exp(0.5 * logvar", "torch.exp(logvar"),
+    ),
+    *of(
+        "codec/streaming/moments",
+        STREAM + "::test_norm_affine_is_group_norm",
+        STREAM + "::test_moments_at_a_mean_of_a_thousand_deviations",
+        eps_of_the_undivided_map=("norm.eps * 4.0**-exponent", "norm.eps"),
+        means_do_not_vary=(" + (means - mean).square().mean(1, keepdim=True)", ""),
+        strips_do_not_vary=(" + (counts * (means - mean).square()).sum(0)", ""),
+    ),
+    *of(
+        "codec/streaming/precision",
+        f"{STREAM}::test_float16_does_not_overflow_where_the_whole_does",
+        float16_overflows=(
+            "dtype != torch.float16 or not math.isfinite(largest)",
+            "dtype == torch.float16 or not math.isfinite(largest)",
+        ),
+    ),
+    *of(
+        "codec/streaming/plan",
+        LIMITS,
+        result_left_out_of_the_promise=(
+            "return OVERHEAD_BYTES + request.item * (result + entering",
+            "return OVERHEAD_BYTES + request.item * (entering",
+        ),
+        result_of_one_picture_only=(
+            "if request.rows_only else n * channels_out(chain)",
+            "if request.rows_only else channels_out(chain)",
+        ),
+        over_the_limit=("if plan.peak_bytes <= plan.limit_bytes]", "if plan.peak_bytes <= 2 * plan.limit_bytes]"),
+        most_work_first=(
+            "return min(fitting, key=lambda plan: plan.work)",
+            "return max(fitting, key=lambda plan: plan.work)",
+        ),
+    ),
+    *of(
+        "codec/streaming/api",
+        LIMITS,
+        the_same_limit_after_out_of_memory=("limit_bytes=plan.peak_bytes - 1)", "limit_bytes=plan.limit_bytes)"),
+        no_wider_dtype=("dtype=torch.float32, mode=None)", "dtype=plan.dtype, mode=None)"),
+        result_stays_half=("torch.promote_types(self.dtype, dtype)", "dtype if self.tensor is None else self.dtype"),
+        rows_do_not_begin_again=("self.index, self._y = index, 0", "self.index = index"),
+        the_whole_memory_is_free=(
+            "limit_bytes=free_bytes(device) if limit is None else limit",
+            "limit_bytes=1 << 50 if limit is None else limit",
+        ),
+        no_one_may_stop=("if self._should_stop is not None and self._should_stop():", "if False:"),
+    ),
+    *of(
+        "codec/memory",
+        "tests/codec/test_memory.py",
+        cached_files_are_taken=(" + int(stat.get(dropped_name, 0))", ""),
+        main_memory_for_every_device=(
+            'if device.type == "cpu":\n        return _main_memory()',
+            "if True:\n        return _main_memory()",
+        ),
+    ),
+]
+
+COLOR = [
+    *of(
+        "color/drift",
+        "tests/color/test_thresholds.py",
+        drift_goes_far=("SHIFT = 0.12", "SHIFT = 0.5"),
+        drift_goes_nowhere=("SHIFT = 0.12", "SHIFT = 0.01"),
+        anything_is_the_same=("SAME = 0.85", "SAME = 0.2"),
+    ),
+    *of(
+        "color/blind",
+        "tests/color/test_thresholds.py",
+        too_much_care=("CARE = 0.95", "CARE = 0.6"),
+        no_care=("CARE = 0.95", "CARE = 1.3"),
+        grey_pictures_are_judged=("if s.chromas[2] < MIN_CHROMA:", "if False:"),
+    ),
+    *of(
+        "color/pool",
+        "tests/color/test_thresholds.py",
+        "tests/color/test_diagnose.py",
+        three_pictures_make_a_pool=("MIN_PICTURES = 8", "MIN_PICTURES = 3"),
+        one_picture_again_and_again=("_distance(new, old) > SAME", "_distance(new, old) > -1"),
+        the_brightest_black=(
+            "dtype=torch.float64).amin(0).clamp(max=MAX_SHIFT)",
+            "dtype=torch.float64).amax(0).clamp(max=MAX_SHIFT)",
+        ),
+    ),
+    *of(
+        "color/reference",
+        "tests/color/test_diagnose.py",
+        another_picture_is_matched=(
+            "residual > MAX_RESIDUAL or alike < MIN_AGREEMENT or",
+            "residual > 9 or alike < -2 or",
+        ),
+        what_was_painted_has_a_say=("source, target = source[kept], target[kept]", "pass"),
+    ),
+    *of(
+        "color/matrix",
+        "tests/color/test_matrix.py",
+        offset_of_the_inverse=(
+            "return torch.cat([inverse, -inverse @ o], dim=1)",
+            "return torch.cat([inverse, inverse @ o], dim=1)",
+        ),
+        composed_the_other_way=("a @ inner[:, 3:] + o]", "a @ inner[:, 3:] - o]"),
+    ),
+    *of(
+        "color/faults",
+        "tests/color/test_diagnose.py",
+        pale_and_strong_exchanged=(
+            "WASHED_OUT if used > right else TOO_STRONG",
+            "WASHED_OUT if used < right else TOO_STRONG",
+        ),
+    ),
+    *of(
+        "color/session",
+        "tests/color/test_diagnose.py",
+        pictures_of_a_changed_file=('or entry.get("versions") != [list(checkpoint), list(vae)]:', ":"),
+    ),
+    *of(
+        "color/bake",
+        "tests/color/test_bake.py",
+        signed_offset=("2 * o + a.sum(1, keepdim=True) - 1]", "2 * o + a.sum(1, keepdim=True)]"),
+    ),
+    *of(
+        "color/correct",
+        "tests/color/test_correct.py",
+        truncates=("* 255).round().to(torch.uint8)", "* 255).to(torch.uint8)"),
+    ),
+]
+
+WEBUI = [
+    *of(
+        "webui/coder",
+        "tests/webui/test_coder.py",
+        comfort_of_nine_tenths=("COMFORT = 0.5", "COMFORT = 0.9"),
+        autocast_left_on=("torch.autocast(device.type, enabled=False)", "torch.autocast(device.type, enabled=True)"),
+        overflow_of_all_vaes=("torch.float32 if vae in watch.wide else None", "torch.float32 if watch.wide else None"),
+        overflow_forgotten=(
+            "        if result is not None:\n            watch.wide.add(vae)",
+            "        if result is not None:\n            pass",
+        ),
+        broken_latents_blame_the_vae=("if not _finite(x):", "if False:"),
+        limit_of_the_user_ignored=("min(free, watch.memory_limit) if watch.memory_limit else free", "free"),
+    ),
+    *of(
+        "webui/first_stage",
+        *SESSION,
+        cache_key_without_dtype=(
+            "self.cache.get((file.version, dtype), load)",
+            "self.cache.get((file.version,), load)",
+        ),
+        written_states_are_kept=("if was_written(installed):", "if False:"),
+        forgotten_before_it_is_put_back=(
+            "            remove(installed)\n        self._installed",
+            "            self._installed = None\n            remove(installed)\n        self._installed",
+        ),
+    ),
+    *of(
+        "webui/session",
+        *SESSION,
+        scale_fixed_the_wrong_way=("return z * factor", "return z / factor"),
+        finish_without_undo=(
+            "self._job, self._batch, self._overridden = None, None, None\n            self._undo(job)",
+            "self._job, self._batch, self._overridden = None, None, None",
+        ),
+        tiler_not_suspended=("job.undo.append(self.host.suspend_tiler())", "pass"),
+        no_lock=("self._lock = threading.RLock()", "self._lock = __import__('contextlib').nullcontext()"),
+        no_ensure_before_a_batch=(
+            "                self.ensure()\n                self._batch",
+            "                self._batch",
+        ),
+        adetailers_parts_are_coloured=(' and not vars(p).get("_ad_inner")\n\n    def _made_by', "\n\n    def _made_by"),
+        previews_count_as_pictures=("if self._batch is None or not self._in_batch():", "if self._batch is None:"),
+        remembered_unasked=("if self.options.remember:", "if True:"),
+    ),
+    *of(
+        "webui/api",
+        "tests/webui/test_api.py",
+        no_login=("dependencies=_guard(app, door.logins))", "dependencies=[])"),
+        any_password=("_same(given.username, user) and _same(given.password, password)", "_same(given.username, user)"),
+        closed_door_open=("if not door.open:", "if False:"),
+    ),
+    *of(
+        "webui/xyz",
+        "tests/webui/test_xyz.py",
+        cells_share_one_dict=(
+            'p.vae_manager_cell = {**getattr(p, "vae_manager_cell", {}), name: value}',
+            'p.vae_manager_cell = getattr(p, "vae_manager_cell", {}); p.vae_manager_cell[name] = value',
+        ),
+        axes_added_twice=('if any(axis.label.startswith(f"[{KEY}]") for axis in axes):', "if False:"),
+    ),
+    *of(
+        "webui/paste",
+        "tests/webui/test_paste.py",
+        pasted_enabled_always=("return bool(params.get(KEY))", "return True"),
+        the_hosts_vae_is_set_too=("    session.host.clean_pasted(params)", "    pass"),
+    ),
+    *of(
+        "webui/hosts/forge",
+        "tests/webui/test_hosts.py",
+        forge_text_encoders_are_vaes=('.lower() == "text_encoder":', '.lower() == "nothing":'),
+        forge_pastes_its_modules=('params.pop("VAE/TE", None)', "pass"),
+        forge_tiles_on=('return switched_off(memory_management, "VAE_ALWAYS_TILED")', "return lambda: None"),
+    ),
+    *of(
+        "webui/hosts/reforge",
+        "tests/webui/test_hosts.py",
+        reforge_release_and_ensure_exchanged=(
+            "before=guards.release, after=guards.ensure)",
+            "before=guards.ensure, after=guards.release)",
+        ),
+        reforge_scale_of_the_model=(
+            'found = getattr(model.forge_objects.unet.model.model_config.latent_format, "scale_factor", None)',
+            "found = None",
+        ),
+    ),
+    *of(
+        "webui/infotext",
+        "tests/webui/test_infotext.py",
+        names_not_encoded=('return re.sub(r"[%;\\x00-\\x1f]"', 'return re.sub(r"[;\\x00-\\x1f]"'),
+        any_hash_will_do=("if sha256 and sha256.startswith(recorded.hash):", "if sha256:"),
+    ),
+]
+
+MUTANTS: tuple[Mutant, ...] = (*LIBRARY, *SELECTION, *CODEC, *COLOR, *WEBUI)
