@@ -5,7 +5,8 @@
 .venv/bin/python tools/mutants.py --list       what there is, without running anything
 .venv/bin/python tools/mutants.py --plain      the tests alone, in the copy, without any change: they must pass
 
-Each change is made in a copy of the working tree in a temporary folder. The mutants are in `mutant_list.py`.
+Each change is made in a copy of the working tree in a temporary folder. The mutants are data, in `mutant_list.py` and
+`mutant_list_webui.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from mutant_list import MUTANTS, Mutant
+import mutant_list
+import mutant_list_webui
+from mutant_list import Mutant
 
 ROOT = Path(__file__).resolve().parent.parent
+
+MUTANTS = (*mutant_list.MUTANTS, *mutant_list_webui.MUTANTS)
 
 TIME_LIMIT = 900
 """Seconds for one mutant's tests, also on a busy machine: a mutant may hang."""
@@ -31,7 +36,7 @@ CAUGHT, SURVIVED, STALE, ERROR = "caught", "SURVIVED", "STALE", "ERROR"
 MEANING = {
     CAUGHT: "a test failed",
     SURVIVED: "no test noticed",
-    STALE: "the old text is not there, or more than once: mend tools/mutant_list.py",
+    STALE: "the old text is not there, or more than once: mend the list",
     ERROR: "pytest could not run the tests that are named, or they took too long",
 }
 

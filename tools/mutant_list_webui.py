@@ -1,0 +1,157 @@
+"""The changes that `mutants.py` makes in the WebUI's room."""
+
+from __future__ import annotations
+
+from mutant_list import Mutant, of
+
+CODER = "tests/webui/test_coder.py"
+HOSTS = "tests/webui/test_hosts.py"
+JOBS = "tests/webui/test_kinds_of_fault.py"
+PICTURES = "tests/webui/test_pictures.py"
+SESSION = "tests/webui/test_session.py"
+
+MUTANTS: tuple[Mutant, ...] = (
+    *of(
+        "webui/coder",
+        CODER,
+        comfort_of_nine_tenths=("COMFORT = 0.5", "COMFORT = 0.9"),
+        autocast_left_on=("torch.autocast(device.type, enabled=False)", "torch.autocast(device.type, enabled=True)"),
+        overflow_of_all_vaes=("torch.float32 if vae in watch.wide else None", "torch.float32 if watch.wide else None"),
+        overflow_forgotten=(
+            "        if result is not None:\n            watch.wide.add(vae)",
+            "        if result is not None:\n            pass",
+        ),
+        broken_latents_blame_the_vae=("if not _finite(x):", "if False:"),
+        limit_of_the_user_ignored=("min(free, watch.memory_limit) if watch.memory_limit else free", "free"),
+        another_tiler_is_passed_over=('(mode == "auto" and watch.tiler)', '(mode == "auto" and False)'),
+        stopped_jobs_get_no_picture=(
+            "should_stop=None if before else watch.interrupted",
+            "should_stop=watch.interrupted",
+        ),
+    ),
+    *of(
+        "webui/first_stage",
+        f"{SESSION}::test_a_cached_vae_that_somebody_wrote_into_is_read_anew",
+        f"{JOBS}::test_a_move_that_fails_is_tried_again_and_nothing_is_forgotten",
+        f"{JOBS}::test_what_is_in_the_cache_is_held_against_each_model",
+        cache_key_without_dtype=(
+            "self.cache.get((file.version, dtype), load)",
+            "self.cache.get((file.version,), load)",
+        ),
+        written_states_are_kept=("if was_written(installed):", "if False:"),
+        forgotten_before_it_is_put_back=(
+            "            remove(installed)\n        self._installed",
+            "            self._installed = None\n            remove(installed)\n        self._installed",
+        ),
+    ),
+    *of(
+        "webui/session",
+        PICTURES,
+        scale_fixed_the_wrong_way=("return z * factor", "return z / factor"),
+        no_lock=("self._lock = threading.RLock()", "self._lock = __import__('contextlib').nullcontext()"),
+        adetailers_parts_are_coloured=(
+            ' and not vars(p).get("_ad_inner")\n\n    def _made_by',
+            "\n\n    def _made_by",
+        ),
+        previews_count_as_pictures=("if self._batch is None or not self._in_batch():", "if self._batch is None:"),
+        remembered_unasked=("if self.options.remember:", "if True:"),
+    ),
+    *of(
+        "webui/session",
+        HOSTS,
+        finish_without_undo=(
+            "self._job, self._batch, self._overridden = None, None, None\n            self._undo(job)",
+            "self._job, self._batch, self._overridden = None, None, None",
+        ),
+        begin_without_undo=(
+            "                self._undo(job)\n            self._job, self._batch = None, None",
+            "                pass\n            self._job, self._batch = None, None",
+        ),
+        tiler_not_suspended=("job.undo.append(self.host.suspend_tiler())", "pass"),
+        no_ensure_before_a_batch=(
+            "                self.ensure()\n                self._batch",
+            "                self._batch",
+        ),
+    ),
+    *of(
+        "webui/job",
+        PICTURES,
+        JOBS,
+        every_batch_is_the_first=('int(getattr(p, "iteration", 0) or 0) *', "0 *"),
+        encoded_as_it_is_decoded=('if part == "encode" and decision.encode is not None:', "if False:"),
+        grids_labels_are_believed=("if not {override, path_of(override)} & meant:", "if False:"),
+    ),
+    *of(
+        "webui/hosts/processing",
+        JOBS,
+        copies_close_the_original=("        held.remove(p)  # a copy's", "        pass  # a copy's"),
+        the_copied_job_is_begun=("if pending is not None and pending[0].p is p:", "if pending is not None:"),
+    ),
+    *of(
+        "webui/api",
+        "tests/webui/test_api.py",
+        no_login=("dependencies=_guard(app, door.logins))", "dependencies=[])"),
+        any_password=(
+            "_same(given.username, user) and _same(given.password, password)",
+            "_same(given.username, user)",
+        ),
+        closed_door_open=("if not door.open:", "if False:"),
+    ),
+    *of(
+        "webui/xyz",
+        "tests/webui/test_xyz.py",
+        cells_share_one_dict=(
+            'p.vae_manager_cell = {**getattr(p, "vae_manager_cell", {}), name: value}',
+            'p.vae_manager_cell = getattr(p, "vae_manager_cell", {}); p.vae_manager_cell[name] = value',
+        ),
+        axes_added_twice=('if any(axis.label.startswith(f"[{KEY}]") for axis in axes):', "if False:"),
+    ),
+    *of(
+        "webui/paste",
+        "tests/webui/test_paste.py",
+        pasted_enabled_always=("return bool(params.get(KEY))", "return True"),
+        the_hosts_vae_is_set_too=("    session.host.clean_pasted(params)", "    pass"),
+    ),
+    *of(
+        "webui/hosts/base",
+        "tests/webui/test_api.py",
+        HOSTS,
+        a_login_without_a_password=(
+            "for user, _, password in pairs if user and password)",
+            "for user, _, password in pairs)",
+        ),
+        guards_that_fail_take_the_host_with_them=("        quietly(first)\n", "        first and first()\n"),
+    ),
+    *of(
+        "webui/hosts/forge",
+        HOSTS,
+        forge_text_encoders_are_vaes=('.lower() == "text_encoder":', '.lower() == "nothing":'),
+        forge_pastes_its_modules=('params.pop("VAE/TE", None)', "pass"),
+        forge_tiles_on=('return switched_off(memory_management, "VAE_ALWAYS_TILED")', "return lambda: None"),
+    ),
+    *of(
+        "webui/hosts/reforge",
+        HOSTS,
+        reforge_release_and_ensure_exchanged=(
+            "before=guards.release, after=guards.ensure)",
+            "before=guards.ensure, after=guards.release)",
+        ),
+        reforge_does_not_tell_its_scale=(
+            'found = getattr(model.forge_objects.unet.model.model_config.latent_format, "scale_factor", None)',
+            "found = None",
+        ),
+    ),
+    *of(
+        "webui/infotext",
+        "tests/webui/test_infotext.py",
+        names_not_encoded=('return re.sub(r"[%;\\x00-\\x1f]"', 'return re.sub(r"[;\\x00-\\x1f]"'),
+        any_hash_will_do=("if sha256 and sha256.startswith(recorded.hash):", "if sha256:"),
+    ),
+    *of(
+        "webui/coloring",
+        PICTURES,
+        the_scale_upside_down=("return (used / right, fault)", "return (right / used, fault)"),
+        a_vivid_hires_vae_is_undone=("return by(None) if chosen else found", "return found"),
+        faulty_first_passes_are_trusted=("or first.made.fault or", "or"),
+    ),
+)
