@@ -75,3 +75,10 @@ def test_a_prompt_full_of_open_tags_takes_no_time():
     for prompt in ("<vae:" * 100_000, "<vae:" + "\\" * 200_000, "<vae:x>, " * 10_000):
         take_vae_tag(prompt)
     assert time.process_time() - begun < 3
+
+
+@pytest.mark.timeout(120)
+def test_a_long_row_of_digits_is_gone_through_once():
+    # were it squared, a million digits would take hours: the watchdog ends that, and no clock is read
+    for text in ("1" * 1_000_000 + "x", ("1" * 1000 + ".") * 1000, ":1" * 500_000 + "x"):
+        assert take_vae_tag(f"a fox <vae::{text}>").prompt == "a fox"

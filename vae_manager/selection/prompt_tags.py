@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 # Neither '<' nor a line break can be in NAME, so an unclosed tag ends at the next one: one pass over the prompt.
 _TAG = re.compile(r"(?P<escape>\\?)<vae:(?P<name>(?:[^<>\n\\]|\\>|\\(?!>))*)>", re.IGNORECASE)
-_WEIGHT = re.compile(r":[+-]?\d*\.?\d+$")
+# No two neighbouring repeats can take the same digit, so that a long row of them is gone through once, not squared.
+_WEIGHT = re.compile(r":[+-]?(?:\d+(?:\.\d+)?|\.\d+)$")
 
 
 @dataclass(frozen=True)
