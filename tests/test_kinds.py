@@ -184,9 +184,10 @@ def _open_lite(size: str) -> dict[str, Tensor]:
 
 
 def _wan() -> dict[str, Tensor]:
-    """The tensors of Wan 2.1's that tell it apart: convolutions over time, height and width."""
+    """The tensors of Wan 2.1's that tell it apart: convolutions over time, height and width, norms of gains alone."""
     shapes = {"encoder.conv1.weight": (96, 3, 3, 3, 3), "decoder.conv1.weight": (384, 16, 3, 3, 3)}
     shapes |= {"conv1.weight": (32, 32, 1, 1, 1), "conv2.weight": (16, 16, 1, 1, 1)}
+    shapes |= {f"{half}.middle.0.residual.0.gamma": (384, 1, 1, 1) for half in ("encoder", "decoder")}
     return {name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes.items()}
 
 
