@@ -392,7 +392,7 @@ def test_sources_that_are_nested_very_deeply(tmp_path, text):
     folder = write(tmp_path, HOSTS[A1111], sd_vae=text)
     done = subprocess.run(
         [sys.executable, "-m", "vae_manager", "check-host", str(folder), "--json"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 2 and json.loads(done.stdout)["ok"] is False, done.stderr[-500:]
     assert done.stderr.count("\n") == 1

@@ -81,7 +81,7 @@ taken = used.vms if "{limit}" == "RLIMIT_AS" else used.data
 resource.setrlimit(resource.{limit}, (taken + (200 << 20),) * 2)
 print(free_bytes(torch.device("cpu")))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
     assert 100 << 20 < int(done.stdout) <= 200 << 20
 
 

@@ -74,6 +74,7 @@ def test_matrices_become_kernels():
         (FLUX, {}, "unknown"),
         (FLUX, {"scale_factor": "0.3611"}, "flux"),
         (FLUX, {"scale_factor": "x"}, "unknown"),
+        (FLUX, {"scale_factor": "0.13025"}, "unknown"),  # the scale of one family and the channels of another
     ],
 )
 def test_family_is_claimed_only_where_it_is_known(write_vae, config, metadata, family: str):

@@ -1,10 +1,11 @@
-"""`match` on the command line: JSON as published, one sentence for bad input, hundreds of files in a second."""
+"""`match` on the command line: JSON as published, one sentence for bad input, hundreds of files at once."""
 
 from __future__ import annotations
 
 import json
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -128,8 +129,8 @@ def test_bad_input_is_one_sentence(disk: World, run, tmp_path: Path, arguments: 
     assert said in err and err.count("\n") == 1
 
 
-def test_three_hundred_checkpoints_and_vaes_in_a_second(tmp_path: Path, run, capsys):
-    """Sparse files of real size with true headers; processor time, because other work shares the computer."""
+def test_hundreds_of_files_cost_little_more_than_reading_their_headers(tmp_path: Path, run, capsys):
+    """Sparse files of real size with true headers; held against what Python's own JSON takes for them, just now."""
     vae = expected_shapes(KLConfig())
     unet = {f"model.diffusion_model.block.{number}.weight": (1280, 1280) for number in range(800)}
     for number in range(300):
@@ -139,15 +140,25 @@ def test_three_hundred_checkpoints_and_vaes_in_a_second(tmp_path: Path, run, cap
         _sparse(tmp_path / "VAE" / f"vae-{number}.safetensors", vae, "F32")
     _sparse(tmp_path / "VAE" / "vae-ft-mse-840000-ema-pruned.safetensors", vae, "F32")
     arguments = ("--all", tmp_path / "models", "--vae-dir", tmp_path / "VAE", "--json")
-    begun = time.process_time()
-    assert main(["list", str(tmp_path / "VAE")]) == 0
-    assert time.process_time() - begun < 1.0, "listing, with nothing known before"
+    kept = {name: [_header(path) for path in (tmp_path / name).iterdir()] for name in ("VAE", "models")}
+
+    def measured(work: Callable[[], object]) -> float:
+        begun = time.process_time()  # not the clock's: other work shares the computer
+        work()
+        return time.process_time() - begun
+
+    plain = {name: measured(lambda: [json.loads(header) for header in kept[name]]) for name in kept}  # noqa: B023
+    assert measured(lambda: main(["list", str(tmp_path / "VAE")])) < plain["VAE"], "with nothing known before"
     assert capsys.readouterr().out.count("fp32") == 301
     rows = run(*arguments)
     assert len(rows) == 300 and sum(row["source"] == "default" for row in rows) == 150
-    begun = time.process_time()
-    assert run(*arguments) == rows
-    assert time.process_time() - begun < 1.0, "the dry run, once the headers are known"
+    taken = measured(lambda: rows.append(run(*arguments) == rows))
+    assert rows.pop() is True and taken < plain["VAE"] + plain["models"], "once the headers are known"
+
+
+def _header(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(int.from_bytes(file.read(8), "little"))
 
 
 def _sparse(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str) -> None:

