@@ -46,7 +46,7 @@ from vae_manager.color.statistics import statistics
 from vae_manager.commands import open_file
 from vae_manager.commands.bench import color_arguments
 from vae_manager.errors import BadInputError
-from vae_manager.library.health import round_trip, trip_problems, weight_problems
+from vae_manager.library.health import round_trip, suspicions, trip_problems, weight_problems
 from vae_manager.library.state import load_kl_state
 
 try:
@@ -327,8 +327,9 @@ def _named(cause: str, wrong: Sequence[object], fine: Sequence[object]) -> Row:
 
 
 def _problems(state: dict[str, Tensor], groups: int) -> tuple[str, ...]:
-    """What `library.health.examine` says of these weights."""
-    return weight_problems(state.items()) or trip_problems(round_trip(build_kl(state, groups)), "sd1")
+    """What `inspect --health` says of these weights, suspicions included."""
+    trip = trip_problems(round_trip(build_kl(state, groups)), "sd1")
+    return weight_problems(state.items()) or trip or suspicions(state.items())
 
 
 def _damaged(state: dict[str, Tensor], kind: str, rng: np.random.Generator) -> dict[str, Tensor]:

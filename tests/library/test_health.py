@@ -13,7 +13,7 @@ from vae_manager.codec.build import build_kl
 from vae_manager.codec.taesd import TinyAutoencoder, TinyConfig
 from vae_manager.errors import VaeFileError
 from vae_manager.library.files import vae_file
-from vae_manager.library.health import RoundTrip, examine, round_trip, trip_problems, weight_problems
+from vae_manager.library.health import RoundTrip, examine, round_trip, suspicions, trip_problems, weight_problems
 from vae_manager.library.probe import PICTURES
 from vae_manager.library.state import load_kl_state
 
@@ -112,6 +112,18 @@ def test_a_merge_of_two_vaes_that_do_not_fit_is_damage():
     assert len(problems) == 1
 
 
+@needs_demo
+def test_what_only_looks_unusual_refuses_nothing(trained: dict[str, torch.Tensor], tmp_path: Path):
+    """A block that most of the picture goes past may be noise in a VAE that gives every picture back."""
+    name = "decoder.up.2.block.2.conv2.weight"
+    noise = torch.randn(trained[name].shape, generator=torch.Generator().manual_seed(3))
+    state = {**trained, name: noise * 0.02 * trained[name].std()}
+    assert suspicions(state.items())
+    groups = load_kl_state(vae_file(DEMO), torch.float32)[1]
+    save_file(state, str(tmp_path / "v.safetensors"), {"norm_num_groups": str(groups)})
+    assert examine(vae_file(tmp_path / "v.safetensors"), "sd1") == ()
+
+
 def test_what_a_round_trip_says():
     assert trip_problems(RoundTrip(1.0, 0.0, 30.0), "sd1") == ()
     assert "washes pictures out: of their contrast 70%" in trip_problems(RoundTrip(0.7, 0.1, 30.0), "sdxl")[0]
@@ -130,14 +142,14 @@ BLOCKS = ("decoder.up.0.block.1.", "decoder.up.2.block.0.", "decoder.mid.block_1
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("thorough", [True, False])
 @pytest.mark.parametrize("distribution", [torch.randn, torch.rand])
-def test_a_layer_of_noise_is_named(trained: dict[str, torch.Tensor], block: str, thorough: bool, distribution):
+def test_a_layer_of_noise_is_suspected(trained: dict[str, torch.Tensor], block: str, distribution):
     torch.manual_seed(1)
     name, weight = f"{block}conv2.weight", trained[f"{block}conv2.weight"]
     noise = distribution(weight.shape)
     noise = (noise - noise.mean()) / noise.std() * weight.std()
-    (problem,) = weight_problems({**trained, name: noise}.items(), thorough)
+    assert weight_problems({**trained, name: noise}.items()) == ()
+    (problem,) = suspicions({**trained, name: noise}.items())
     assert problem == f"its tensor {name!r} holds noise where the others hold what was learnt"
 
 
@@ -151,16 +163,16 @@ def test_a_layer_of_noise_is_named(trained: dict[str, torch.Tensor], block: str,
 )
 def test_layers_that_changed_places_are_named(trained: dict[str, torch.Tensor], one: str, other: str):
     exchanged = {**trained, one: trained[other], other: trained[one]}
-    (problem,) = weight_problems(exchanged.items())
+    (problem,) = suspicions(exchanged.items())
     assert problem.endswith("seem to have changed places") and repr(one) in problem and repr(other) in problem
     # what rests on one VAE's training has no say in what is chosen automatically
-    assert weight_problems(exchanged.items(), thorough=False) == ()
+    assert weight_problems(exchanged.items()) == ()
 
 
 @pytest.mark.parametrize("block", BLOCKS[1:])
 def test_a_layer_with_its_channels_in_another_order_does_not_belong_there(trained: dict[str, torch.Tensor], block: str):
     name = f"{block}conv1.weight"
-    (problem,) = weight_problems({**trained, name: trained[name].flip(0)}.items())
+    (problem,) = suspicions({**trained, name: trained[name].flip(0)}.items())
     assert "do not belong together" in problem and repr(name) in problem
 
 
@@ -170,5 +182,5 @@ def test_what_is_done_to_healthy_vaes_is_no_damage(trained: dict[str, torch.Tens
     merged = {name: (t + near[name]) / 2 for name, t in trained.items()}
     halved = {name: t.half() for name, t in trained.items()}
     for state in (trained, merged, halved, near):
-        assert weight_problems(state.items()) == ()
-    assert weight_problems({n: t for n, t in trained.items() if n.startswith("decoder.")}.items()) == ()
+        assert suspicions(state.items()) == ()
+    assert suspicions({n: t for n, t in trained.items() if n.startswith("decoder.")}.items()) == ()

@@ -144,7 +144,7 @@ def test_an_index_of_thousands_of_digits_and_a_hundred_levels(tmp_path: Path):
         document[f"{name}.weight"] = entry(at, at + size, "U8", shape)
         at += size
     path = safetensors(tmp_path / "v.safetensors", document, bytes(at))
-    with pytest.raises(VaeFileError, match="100 blocks"):
+    with pytest.raises(VaeFileError, match="100 of one layer's kind"):
         identify(vae_file(path))
 
 

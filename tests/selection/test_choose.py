@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
-from tests.selection.conftest import SD1, SDXL, SIXTEEN, World
+from tests.conftest import make_state
+from tests.selection.conftest import SD1, SDXL, SIXTEEN, TINY, World
 from vae_manager.errors import VaeFileError
 from vae_manager.library.state import load_state
 from vae_manager.selection.choose import Wishes, choose
@@ -116,6 +118,19 @@ def test_the_default_takes_any_vae_that_is_certainly_of_the_family(world: World)
     world.vae("mine.safetensors", metadata=SDXL)
     decision = world.choose(world.checkpoint("x.safetensors", "sdxl", baked=False))
     assert decision.source == "default" and decision.vae and decision.vae.name == "mine.safetensors"
+
+
+def test_a_vae_whose_numbers_are_none_is_neither_the_default_nor_had_by_its_name(world: World):
+    """Its name comes first and its header is in order."""
+    broken = make_state(TINY)
+    broken["decoder.conv_out.weight"][0, 0, 0, 0] = float("nan")
+    save_file(broken, str(world.folder / "VAE" / "a-nan.safetensors"), SD1)
+    world.vae("b-good.safetensors", metadata=SD1)
+    checkpoint = world.open(world.checkpoint("m.safetensors", baked=False), thorough=True)
+    assert choose(Wishes(checkpoint=checkpoint), world.files()).vae.name == "b-good.safetensors"
+    asked = choose(Wishes(checkpoint=checkpoint, prompt="a-nan"), world.files())
+    assert asked.vae.name == "b-good.safetensors"
+    assert "'decoder.conv_out.weight' holds NaN" in asked.warnings[0] and "a-nan" in asked.warnings[0]
 
 
 def test_without_a_checkpoint_the_host_keeps_what_it_has(world: World):

@@ -41,17 +41,22 @@ def pad_to_multiple(pixels: Tensor, ratio: int) -> Tensor:
 
 
 def save_picture(path: Path, pixels: Tensor, bits: int = 8) -> None:
-    """Write pixels (N, 3, H, W): as a picture (N = 1) by the file's ending, or raw for `.safetensors` and `.npy`.
+    """Write pixels (N, 3, H, W), or (N, 1, H, W) in grey: as a picture (N = 1) by the file's ending, or raw for
+    `.safetensors` and `.npy`.
 
     Pictures are clamped and rounded to the nearest level; raw files hold the float32 values as they are.
 
     Raises:
-        BadInputError: the ending or depth is not known.
+        BadInputError: the ending or depth is not known, or pictures do not have so many channels.
     """
     check_written(path, bits)
     check_holds(path, pixels.shape[0])
     suffix = path.suffix.lower()
     pixels = pixels.detach().float().cpu()
+    if suffix not in (".safetensors", ".npy"):
+        if pixels.shape[1] not in (1, 3):
+            raise BadInputError(f"A picture has no {pixels.shape[1]} channels; write a .npy or .safetensors file.")
+        pixels = pixels.expand(-1, 3, -1, -1)
     if suffix == ".safetensors":
         save_tensors(path, {"pixels": pixels.contiguous()})
     elif suffix == ".npy":

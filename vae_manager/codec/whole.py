@@ -58,7 +58,12 @@ def latent_of(moments: Tensor, generator: torch.Generator | None = None) -> Tens
 
 def check_latent(z: Tensor, channels: int) -> None:
     """Raise BadInputError unless z is a batch of finite latents with that many channels."""
-    if z.ndim != 4 or z.shape[1] != channels or not z.numel():
+    if z.ndim != 4 or not z.numel():
+        raise BadInputError(
+            f"A tensor of shape {list(z.shape)} is no latent of pictures, which has four axes: (pictures, channels, "
+            "height, width), none of them empty."
+        )
+    if z.shape[1] != channels:
         raise BadInputError(
             f"A latent of shape {list(z.shape)} cannot be decoded with this VAE, which takes {channels} channels: "
             "it comes from a model of another family."

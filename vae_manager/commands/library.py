@@ -16,7 +16,7 @@ from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.families import family_title
 from vae_manager.library.files import Folder, find_vaes
 from vae_manager.library.hashing import HashCache
-from vae_manager.library.health import examine
+from vae_manager.library.health import examine, suspect
 from vae_manager.library.layouts import as_matrix, to_diffusers
 from vae_manager.library.report import quick_report, report
 from vae_manager.library.state import load_state
@@ -62,6 +62,7 @@ def inspect(args: argparse.Namespace) -> Result:
     document = found.document()
     if args.health and not document["problems"]:
         document["problems"] = list(examine(file, found.family))
+        document["suspicions"] = list(suspect(file))
     return Result(document, "\n".join(f"{key:>15}: {_plain(value)}" for key, value in document.items()))
 
 

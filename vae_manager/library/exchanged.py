@@ -66,8 +66,8 @@ class Profile:
     """(O (O - 1) / 2,) cosines between the weights of each two output channels."""
 
 
-def profile(name: str, tensor: Tensor, thorough: bool = True) -> Profile | None:
-    """What to keep of a tensor; None where that is nothing. `thorough` False: as much as `noise_layers` needs."""
+def profile(name: str, tensor: Tensor) -> Profile | None:
+    """What to keep of a tensor; None where that is nothing."""
     if not name.endswith(".weight"):
         return None
     shape = tuple(tensor.shape)
@@ -79,7 +79,7 @@ def profile(name: str, tensor: Tensor, thorough: bool = True) -> Profile | None:
     weight = tensor.float()
     squares = weight.square()
     sums = squares.sum((0, 2, 3)).sqrt(), squares.sum((1, 2, 3)).sqrt()
-    if not (thorough and name.endswith(("conv1.weight", "conv2.weight"))):
+    if not name.endswith(("conv1.weight", "conv2.weight")):
         return Profile(*sums, shape, _whiteness(weight))
     return Profile(*sums, shape, _whiteness(weight), _cosines(weight.transpose(0, 1)), _cosines(weight))
 

@@ -1,11 +1,14 @@
 """Say whether a VAE is damaged, and how: checkpoints that were merged often hold one that is.
 
-Two looks. The weights alone, in seconds: numbers that are none, layers that are empty, hold noise or were exchanged
-(`library.exchanged`). And what the VAE does to pictures, in some more: a healthy one gives back what it was given. How
-it fails tells the kind of damage: pictures that come back paler (an affine map of slope below 1: the washed-out look),
-or that come back different.
+Two looks. The weights alone, in seconds: numbers that are none, and layers that are empty. And what the VAE does to
+pictures, in some more: a healthy one gives back what it was given. How it fails tells the kind of damage: pictures that
+come back paler (an affine map of slope below 1: the washed-out look), or that come back different.
 
-Every problem is a clause without a full stop that begins with "it" or "its", as `VaeFileError` has them.
+Only these refuse a VAE. What rests on how training usually leaves weights (layers that look like noise, or like they
+were exchanged, `library.exchanged`) is a suspicion: well-trained VAEs have such layers too. It is told, and refuses
+nothing.
+
+Every problem and suspicion is a clause without a full stop that begins with "it" or "its", as `VaeFileError` has them.
 """
 
 from __future__ import annotations
@@ -24,10 +27,10 @@ from vae_manager.codec.build import build_kl
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.errors import VaeFileError
 from vae_manager.library.digest import Progress
-from vae_manager.library.exchanged import Profile, misplaced_layers, noise_layers, profile
+from vae_manager.library.exchanged import misplaced_layers, noise_layers, profile
 from vae_manager.library.files import VaeFile
 from vae_manager.library.layouts import detect_layout
-from vae_manager.library.numbers import impossible
+from vae_manager.library.numbers import computable, impossible
 from vae_manager.library.probe import SIDE, bundled_pictures
 from vae_manager.library.state import load_kl_state
 from vae_manager.library.tensors import TensorFile, open_tensors
@@ -69,7 +72,7 @@ def examine(
     """
     opened = open_tensors(file.path)
     layout = detect_layout(opened.header)
-    problems = weight_problems(_told(opened, layout.keys, progress), thorough)
+    problems = weight_problems(_told(opened, layout.keys, progress))
     if problems or not thorough or layout.name not in ("ldm", "diffusers"):
         return problems
     state, groups = load_kl_state(file, torch.float32)
@@ -79,20 +82,29 @@ def examine(
     return trip_problems(round_trip(vae), family)
 
 
-def weight_problems(tensors: Iterable[tuple[str, Tensor]], thorough: bool = True) -> tuple[str, ...]:
-    """Weights that cannot be right, of (canonical name, tensor) pairs. For each problem one tensor is named.
+def suspect(file: VaeFile) -> tuple[str, ...]:
+    """What looks unusual about the weights of the VAE in a file, for somebody who asks why its pictures are odd.
 
-    `thorough` False leaves out what rests on how training goes rather than on what numbers can be.
+    Raises:
+        VaeFileError: there is no VAE in it, or it cannot be read.
     """
+    opened = open_tensors(file.path)
+    return suspicions(_told(opened, detect_layout(opened.header).keys, None))
+
+
+def weight_problems(tensors: Iterable[tuple[str, Tensor]]) -> tuple[str, ...]:
+    """Numbers that cannot be right, of (canonical name, tensor) pairs. For each problem one tensor is named."""
     found: dict[str, list[str]] = {}
-    profiles: dict[str, Profile] = {}
     for name, tensor in tensors:
         if problem := impossible(name, tensor):
             found.setdefault(problem, []).append(name)
-        elif (kept := profile(name, tensor, thorough)) is not None:
-            profiles[name] = kept
-    said = tuple(f"its tensor {names[0]!r}{_and_more(names)} {problem}" for problem, names in found.items())
-    return said or noise_layers(profiles) or (misplaced_layers(profiles) if thorough else ())
+    return tuple(f"its tensor {names[0]!r}{_and_more(names)} {problem}" for problem, names in found.items())
+
+
+def suspicions(tensors: Iterable[tuple[str, Tensor]]) -> tuple[str, ...]:
+    """Layers that are not as training usually leaves them, of (canonical name, tensor) pairs."""
+    profiles = {name: kept for name, tensor in tensors if (kept := profile(name, computable(tensor))) is not None}
+    return noise_layers(profiles) or misplaced_layers(profiles)
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ MAX_VALUE = 512
 MAX_OLD_PICKLE = 512 << 20
 """Bytes of a pickle from before torch 1.6 that are worth reading for the names of its tensors."""
 
-REVISION = 2
+REVISION = 3
 """Raise it whenever a header is read or a VAE is judged otherwise: what an older program found is found anew."""
 
 _LOOKS = ("", "weights", "pictures")
@@ -198,6 +198,11 @@ class Checkpoint:
         if known is None or known.family == "litevae":
             return facts
         return VaeFacts(known.latents_of or "unknown", facts.channels, f"its sha256 is that of {known.name}")
+
+    def damage(self, vae: VaeFile) -> str | None:
+        """What the numbers in a VAE file say against it, "its …": loading would refuse it. Without `thorough` only what
+        is known already counts."""
+        return next(iter(self.cache.health(vae, look="weights" if self.thorough else "")), None)
 
     def misfit(self, vae: VaeFile) -> str | None:
         """Why a VAE is not for this checkpoint, as a sentence; None where it is, or where nobody can tell.

@@ -235,6 +235,8 @@ def _get(job: _Job, name: str, sha256: str | None, asker: str) -> Answer:
         file = _present(held[0] if held else job.index.find(name))
         if problem := job.wishes.unusable.get(str(file.path)):
             raise VaeFileError(problem)
+        if job.checkpoint and (problem := job.checkpoint.damage(file)):
+            raise VaeFileError(problem)
         misfit = job.checkpoint.misfit(file) if job.checkpoint and not job.wishes.allow_other_family else None
     except BadInputError as error:
         return _refused(str(error))
@@ -350,12 +352,14 @@ def _any_of_family(job: _Job, checkpoint: Checkpoint) -> VaeFile | None:
 
 def _certain(job: _Job, checkpoint: Checkpoint) -> Iterator[VaeFile]:
     quick = replace(checkpoint, thorough=False)  # not a hash of every VAE that there is
+    # but the one that fits is looked into where that is allowed: its name may come first and its numbers be none
     for listed in job.index.files:
         if str(listed.path) in job.wishes.unusable:
             continue
         try:
             # hundreds of files are asked, so only the one that fits is looked at again on the disk
-            if _is_certain(quick, listed) and _is_certain(quick, file := _present(listed)):
+            certain = _is_certain(quick, listed) and _is_certain(quick, file := _present(listed))
+            if certain and checkpoint.damage(file) is None:
                 yield file
         except (VaeFileError, OSError):
             continue

@@ -91,7 +91,7 @@ class Examiner:
             lambda file, _: facts.vae(file),
             hashes.sha256,
             self._baked,
-            lambda file, check: facts.digest(file, compute=True, progress=check),
+            self._alone,
             hashes.sha256,
         )
 
@@ -191,6 +191,11 @@ class Examiner:
             total = self._progress.total
             self._progress = Progress(total - len(self._steps) - 1, total, step.file.name)
             return step
+
+    def _alone(self, file: VaeFile, check: Check) -> None:
+        """A VAE file's weights: their digest, and whether they can be used at all."""
+        self._facts.digest(file, compute=True, progress=check)
+        self._facts.health(file, look="weights", progress=check)
 
     def _baked(self, file: VaeFile, check: Check) -> None:
         facts = self._facts.checkpoint(file)
