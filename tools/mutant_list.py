@@ -120,7 +120,7 @@ LIBRARY = [
         "library/exchanged",
         HEALTH,
         noise_must_be_whiter=("WHITE = 2.5", "WHITE = 0.2"),
-        anything_changed_places=("BETTER = 5.0", "BETTER = -50.0"),
+        nothing_changed_places=("BETTER_SHARE = 0.5", "BETTER_SHARE = 5.0"),
     ),
     *of(
         "library/known",
@@ -230,15 +230,15 @@ CODEC = [
         ),
         over_the_limit=("if plan.peak_bytes <= plan.limit_bytes]", "if plan.peak_bytes <= 2 * plan.limit_bytes]"),
         most_work_first=(
-            "return min(fitting, key=lambda plan: plan.work)",
-            "return max(fitting, key=lambda plan: plan.work)",
+            "return min(fitting, key=lambda option: option.work)",
+            "return max(fitting, key=lambda option: option.work)",
         ),
     ),
     *of(
         "codec/streaming/api",
         LIMITS,
         the_same_limit_after_out_of_memory=("limit_bytes=plan.peak_bytes - 1)", "limit_bytes=plan.limit_bytes)"),
-        no_wider_dtype=("dtype=torch.float32, mode=None)", "dtype=plan.dtype, mode=None)"),
+        no_wider_dtype=("dtype=torch.float32, mode=None)", "dtype=torch.bfloat16, mode=None)"),
         result_stays_half=("torch.promote_types(self.dtype, dtype)", "dtype if self.tensor is None else self.dtype"),
         rows_do_not_begin_again=("self.index, self._y = index, 0", "self.index = index"),
         the_whole_memory_is_free=(

@@ -31,6 +31,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *of(
         "webui/first_stage",
+        f"{SESSION}::test_a_vae_that_was_read_for_a_model_in_half_precision_is_read_again_for_one_in_full",
         f"{SESSION}::test_a_cached_vae_that_somebody_wrote_into_is_read_anew",
         f"{JOBS}::test_a_move_that_fails_is_tried_again_and_nothing_is_forgotten",
         f"{JOBS}::test_what_is_in_the_cache_is_held_against_each_model",

@@ -133,6 +133,17 @@ def test_a_vae_whose_numbers_are_none_is_neither_the_default_nor_had_by_its_name
     assert "'decoder.conv_out.weight' holds NaN" in asked.warnings[0] and "a-nan" in asked.warnings[0]
 
 
+def test_the_default_passes_over_what_did_not_load(world: World):
+    """Otherwise the same file would be chosen, fail and be chosen again."""
+    for name in ("one", "two"):
+        world.vae(f"{name}.safetensors", metadata=SDXL)
+    path = world.checkpoint("x.safetensors", "sdxl", baked=False)
+    first = world.choose(path)
+    assert first.vae and first.vae.name == "one.safetensors"
+    second = world.choose(path, unusable={str(first.vae.path): "it cannot be read"})
+    assert second.vae and second.vae.name == "two.safetensors"
+
+
 def test_without_a_checkpoint_the_host_keeps_what_it_has(world: World):
     world.vae("a.safetensors")
     decision = world.choose(host="the WebUI's own choice: x")

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.codec.streaming_vaes import peak_bytes
 from tests.conftest import make_vae
+from vae_manager.codec.streaming import plan_decode
 from vae_manager.webui import coder
 from vae_manager.webui.coder import Watch, run
 
@@ -67,10 +69,22 @@ def test_auto_streams_where_the_whole_would_be_a_close_call(vae):
     assert told.watch.streamed
 
 
+@pytest.mark.parametrize(("room", "streamed"), [(2.2, True), (6.0, False)])
+def test_auto_takes_the_hosts_own_way_only_where_twice_its_memory_is_free(vae, room: float, streamed: bool):
+    """Twice, and more for hosts whose decoder holds more than ours: what else runs must not decide whether it fits."""
+    z = torch.randn(1, 4, 24, 20, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        taken = peak_bytes(lambda: vae.decoder(z))
+    told = Told(free_memory=lambda device: int(room * taken))
+    decode(vae, "auto", told, z)
+    assert bool(told.watch.streamed) == streamed and told.warned == []
+
+
 def test_auto_leaves_another_tiler_at_work(vae):
-    told = Told(memory_limit=4 << 20, tiler="Tiled VAE")
+    plan = plan_decode(vae, tuple(Z.shape), memory_limit=1 << 40)
+    told = Told(free_memory=lambda device: int(plan.peak_bytes * 1.5), tiler="Tiled VAE")  # we could do it ourselves
     decode(vae, "auto", told)
-    assert not told.watch.streamed
+    assert not told.watch.streamed and told.warned == []
     decode(vae, "exact", Told(tiler="Tiled VAE"), inner=lambda z: pytest.fail("the tiler was taken"))
 
 

@@ -305,6 +305,19 @@ def test_an_init_picture_that_shows_the_same_corrects_the_colours(session, host,
     assert (same - good).abs().max() <= 1 / 255
 
 
+def test_latents_that_the_host_divides_by_another_familys_number_are_scaled_right(session, host):
+    """An SD1 checkpoint behind SDXL's scale: what arrives is 1.4 times too large."""
+    host.model.scale_factor = 0.13025
+    z = Z[:1] * 0.18215 / 0.13025
+    job = start(session, ["x"], PanelSettings(True, "b", color="auto"))
+    row = decode_batch(session, host, z)
+    assert torch.allclose(row, by(2, 0), atol=1e-5)
+    assert "latents have 0.18215" in job.comments[0] and "decoded at the right one" in job.comments[0]
+    session.finish(job)
+    start(session, ["x"], PanelSettings(True, "b"))  # without colours the host's own way is a wish
+    assert torch.allclose(decode_batch(session, host, z), decode(make_vae(seed=2), z), atol=1e-5)
+
+
 def test_calibrating_on_the_last_pictures(session, host):
     """b and b with its contrast halved: the map that is measured gives the contrast back."""
     state = make_state(seed=2)

@@ -359,6 +359,16 @@ def test_swapping_back_and_forth_reads_each_file_once(session: Session, host: On
     assert len(loads) == 2
 
 
+def test_a_vae_that_was_read_for_a_model_in_half_precision_is_read_again_for_one_in_full(
+    session: Session, host: OneModel
+):
+    host.model.first_stage_model.half()
+    session.finish(start(session))
+    host.model.first_stage_model.float()
+    start(session)
+    assert torch.equal(host.pixels(), decode(make_vae(seed=2), Z))
+
+
 def test_a_file_full_of_nan_is_not_let_in(session: Session, host: OneModel):
     state = make_state(seed=2)
     state["decoder.mid.attn_1.q.weight"][3] = torch.nan
