@@ -11,7 +11,6 @@ from vae_manager.webui import (
     calibration,
     hosts,
     infotext,
-    job,
     options,
     panel,
     paste,
@@ -19,10 +18,12 @@ from vae_manager.webui import (
     settings,
     xyz,
 )
+from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.session import Session
 
 session = Session(hosts.current_host(), options.read_options(shared.opts))
 session.host.install_guards(session.guards())
+shelf = session.shelf
 
 
 class VaeManager(scripts.Script):
@@ -39,15 +40,15 @@ class VaeManager(scripts.Script):
             "img2img" if is_img2img else "txt2img",
             panel.Parts(InputAccordion, ToolButton),
             panel.Actions(
-                session.names,
-                session.about,
-                lambda values: presets.save_preset(session, values),
-                lambda: presets.forget_preset(session),
-                lambda values, reference: calibration.calibrate(session, values, reference),
-                session.chooser.presets,
+                shelf.names,
+                shelf.about,
+                lambda values: presets.save_preset(shelf, values),
+                lambda: presets.forget_preset(shelf),
+                lambda values, reference: calibration.calibrate(shelf, values, reference),
+                shelf.chooser.presets,
             ),
         )
-        self.infotext_fields = paste.fields(built, session)
+        self.infotext_fields = paste.fields(built, shelf)
         self.paste_field_names = [str(key) for _, key in self.infotext_fields]
         return built.arguments()
 
@@ -55,12 +56,11 @@ class VaeManager(scripts.Script):
         session.begin(p)
 
     def process(self, p, *args):
-        session.obey(options.read_options(shared.opts))
-        session.prepare(p, settings.from_arguments(args, getattr(p, "vae_manager_cell", None)))
+        shelf.obey(options.read_options(shared.opts))
+        session.prepare(p, settings.from_arguments(args, PictureJob.of(p).cell))
 
     def before_process_batch(self, p, *args, **kwargs):
-        job.strip_tags(p)
-        session.ensure(p)
+        session.next_batch(p)
 
     def process_before_every_sampling(self, p, *args, **kwargs):
         session.ensure(p)
@@ -87,12 +87,12 @@ class PromptTag(extra_networks.ExtraNetwork):
 
 def before_ui():
     extra_networks.register_extra_network(PromptTag())
-    xyz.add_axes(scripts.scripts_data, session.names, session.find)
+    xyz.add_axes(scripts.scripts_data, shelf.names, shelf.find)
 
 
 script_callbacks.on_before_ui(before_ui)
 script_callbacks.on_model_loaded(lambda model: session.ensure())
 script_callbacks.on_script_unloaded(session.shut_down)
-script_callbacks.on_infotext_pasted(lambda text, params: paste.on_pasted(params, session))
+script_callbacks.on_infotext_pasted(lambda text, params: paste.on_pasted(params, shelf))
 script_callbacks.on_ui_settings(lambda: options.add_options(shared, gr.Slider, session.host.translates_sd_vae))
 script_callbacks.on_app_started(lambda demo, app: api.add_routes(app, session))

@@ -155,6 +155,7 @@ def process_images_inner(p):
     p.init(p.all_prompts)
     p.scripts.before_process_batch(p)
     p.scripts.postprocess_batch_list(p)
+    p.batch_index = 0
     res = Processed(p)
     p.scripts.postprocess(p, res)
     return res
@@ -518,9 +519,11 @@ class Uses:
         if isinstance(node, ast.Name):
             known = self.imported.get(node.id) or OBJECTS.get(node.id)
             return {known} if known else self.chains(self.aliases.get(node.id), steps - 1)
+        if dotted(node) == "self._p":  # the processing object's view
+            return {"p"}
         if isinstance(node, ast.Attribute):
             return {f"{chain}.{node.attr}" for chain in self.chains(node.value, steps - 1)}
-        if isinstance(node, ast.Call) and dotted(node.func) in ("getattr", "hasattr", "setattr", "around"):
+        if isinstance(node, ast.Call) and dotted(node.func) in ("getattr", "hasattr", "setattr", "around", "_Around"):
             return {
                 f"{chain}.{name}"
                 for chain in self.chains(node.args[0], steps - 1)

@@ -159,10 +159,11 @@ class WebUI:
         for number in range(len(p.all_prompts) // size):
             p.iteration, part = number, slice(number * size, (number + 1) * size)
             p.prompts = p.all_prompts[part]
-            session.ensure(p)
+            session.next_batch(p)
             if before_batch is not None:
                 before_batch()
             batch = self.processing.decode_latent_batch(z[part])
+            p.prompts = p.all_prompts[part]  # with their tags again, for the infotext
             batch = [((picture + 1) / 2).clamp(0, 1) for picture in batch]
             for index, picture in enumerate(session.finish_pictures(p, batch)):
                 pictures.append((255.0 * picture).to(torch.uint8))

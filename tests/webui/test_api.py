@@ -171,7 +171,7 @@ def test_strange_files_hide_neither_themselves_nor_others(served, session: Sessi
     assert rows.keys() >= {"b.safetensors", "broken.safetensors", "nan.safetensors", "inf.safetensors"}
     assert "division by zero" in rows["c.safetensors"]["problems"][0] and rows["broken.safetensors"]["problems"]
     assert len(rows) == 5 + bool(not_text) and all(name.isprintable() for name in rows)
-    assert not_text not in session.names() and "b.safetensors" in session.names()
+    assert not_text not in session.shelf.names() and "b.safetensors" in session.shelf.names()
 
 
 def test_strict_json(api):

@@ -13,6 +13,7 @@ from tests.conftest import make_state, make_vae
 from tests.webui.fakes import SCALE, Processing, WebUI
 from vae_manager.codec.whole import decode
 from vae_manager.library.hashing import sha256_of
+from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.options import Options
 from vae_manager.webui.session import Session
@@ -95,7 +96,11 @@ def test_streamed_it_is_the_whole_decodes_picture(webui: WebUI, session: Session
     (done,), _ = webui.generate(session, Processing(["x"]), Z, PanelSettings(True, "b", decode="exact"))
     exact = ((decode(make_vae(seed=2), Z[:1])[0] + 1) / 2).clamp(0, 1) * 255
     away = (exact - exact.round()).abs() > 0.005
-    assert torch.equal(done[away], exact.to(torch.uint8)[away]) and session.last and session.last.watch.streamed
+    assert (
+        torch.equal(done[away], exact.to(torch.uint8)[away])
+        and session.shelf.last
+        and session.shelf.last.watch.streamed
+    )
 
 
 def test_another_job_inside_a_batch_gives_the_batch_its_vae_back(webui: WebUI, session: Session):
@@ -140,9 +145,9 @@ def test_the_hosts_tiling_is_switched_off_for_exact_and_on_again(webui: WebUI, s
     p = Processing(["x"])
     webui.generate(session, p, Z, PanelSettings(True, "b", decode=mode))
     assert webui.memory.VAE_ALWAYS_TILED is True
-    assert "Never OOM) is switched on" in p.comments[0] and bool(session.last and session.last.watch.streamed) == (
-        mode == "exact"
-    )
+    assert "Never OOM) is switched on" in p.comments[0] and bool(
+        session.shelf.last and session.shelf.last.watch.streamed
+    ) == (mode == "exact")
 
 
 @forges
@@ -193,7 +198,7 @@ def test_the_hosts_own_vae_setting(webui: WebUI, session: Session):
     webui.shared.cmd_opts.vae_path = "/flag.pt"
     assert host.standing_vae(model) == "/flag.pt"
     p = Processing(["x"], override_settings={"sd_vae": "b.safetensors"})
-    assert host.job_vae(p, model) == b and host.job_vae(Processing(["x"]), model) is None
+    assert host.job_vae(PictureJob.of(p), model) == b and host.job_vae(PictureJob.of(Processing(["x"])), model) is None
     webui.sd_vae.loaded_vae_file = b
     assert host.loaded_vae(model) == Path(b)
 
@@ -231,13 +236,13 @@ def test_a_vae_among_forges_modules(webui: WebUI, tmp_path: Path, write_vae):
     nothing.write_bytes(b"\x10")
     loading = webui.sd_models.model_data.forge_loading_parameters
     loading["additional_modules"] = [str(text), str(nothing)]
-    assert host.loaded_vae(model) is None and host.job_vae(Processing(["x"]), model) is None
+    assert host.loaded_vae(model) is None and host.job_vae(PictureJob.of(Processing(["x"])), model) is None
     loading["additional_modules"].append(vae)
-    assert host.loaded_vae(model) == Path(vae) and host.job_vae(Processing(["x"]), model) == vae
+    assert host.loaded_vae(model) == Path(vae) and host.job_vae(PictureJob.of(Processing(["x"])), model) == vae
     override = Processing(["x"], override_settings={"sd_vae": "c"})
-    assert host.job_vae(override, model) == "c" and host.standing_vae(model) is None
+    assert host.job_vae(PictureJob.of(override), model) == "c" and host.standing_vae(model) is None
     webui.shared.opts.vae_manager_forge_sd_vae = False
-    assert host.job_vae(override, model) == vae
+    assert host.job_vae(PictureJob.of(override), model) == vae
 
 
 @only["forge"]
@@ -251,10 +256,10 @@ def test_forges_sd_vae_chooses_again(webui: WebUI, session: Session):
 def test_forges_infotext_has_no_vae_line_beside_modules(webui: WebUI):
     """Pasted, it would replace the whole list of modules, text encoders included."""
     p = Processing(["x"])
-    webui.host.record(p, "b.safetensors", "1234567890")
+    webui.host.record(PictureJob.of(p), "b.safetensors", "1234567890")
     assert p.extra_generation_params == {"VAE": "b.safetensors", "VAE hash": "1234567890"}
     webui.shared.opts.forge_additional_modules = ["clip_l"]
-    webui.host.record(p, "b.safetensors", "1234567890")
+    webui.host.record(PictureJob.of(p), "b.safetensors", "1234567890")
     assert p.extra_generation_params == {}
 
 

@@ -19,15 +19,21 @@ from vae_manager.codec.whole import decode
 from vae_manager.errors import VaeFileError
 from vae_manager.library.known import known_vaes
 from vae_manager.selection.decision import AUTOMATIC
+from vae_manager.webui.first_stage import ready
+from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.infotext import KEY
+from vae_manager.webui.job import Job as JobOfOurs
 from vae_manager.webui.options import Options
 from vae_manager.webui.presets import save_preset
 from vae_manager.webui.session import Session
 from vae_manager.webui.settings import PanelSettings
+from vae_manager.webui.tenure import Tenure
 
 
 class Hosted(Job):
     """A processing object with the hosts' `init`, which encodes in img2img."""
+
+    batch_index: int
 
     def __init__(self, prompts: list[str], host: OneModel | None = None, **more: Any) -> None:
         super().__init__()
@@ -201,17 +207,17 @@ def test_what_is_in_the_cache_is_held_against_each_model(session: Session, host:
     session.finish(start(session))
     other = make_vae(FLUX)
     with pytest.raises(VaeFileError, match="4 channels"):
-        session.stage.ready(session.find("b"), other)
+        ready(session.shelf.cache, session.shelf.find("b"), other)
 
 
 def test_the_panel_says_beforehand_what_will_be_refused_and_does_not_save_it(session: Session, host, of_another_family):
-    line, steps = session.about("c")
+    line, steps = session.shelf.about("c")
     assert "made for SDXL" in line and "refused" in {step.outcome for step in steps}
     for settings in (PanelSettings(True, "c"), PanelSettings(True, "b", encode_vae="c")):
-        assert save_preset(session, settings).startswith("Not saved: c.safetensors is made for SDXL")
-    assert session.chooser.presets.all() == ()
-    session.obey(Options(1 << 30, allow_other_family=True))
-    assert save_preset(session, PanelSettings(True, "c")).startswith("Saved")
+        assert save_preset(session.shelf, settings).startswith("Not saved: c.safetensors is made for SDXL")
+    assert session.shelf.chooser.presets.all() == ()
+    session.shelf.obey(Options(1 << 30, allow_other_family=True))
+    assert save_preset(session.shelf, PanelSettings(True, "c")).startswith("Saved")
 
 
 def test_the_setting_is_the_users_own_while_a_job_overrides_it(session: Session, host: OneModel):
@@ -223,13 +229,13 @@ def test_the_setting_is_the_users_own_while_a_job_overrides_it(session: Session,
         vars(job)["override_settings"] = {"sd_vae": c}
         session.begin(job)
         host.setting = c
-        assert "b.safetensors" in session.about(AUTOMATIC)[0]
+        assert "b.safetensors" in session.shelf.about(AUTOMATIC)[0]
         if finished:
             session.finish(job)
         host.setting = b
-        assert "b.safetensors" in session.about(AUTOMATIC)[0]
+        assert "b.safetensors" in session.shelf.about(AUTOMATIC)[0]
         host.setting = None  # now the user changes it
-        assert "its baked VAE" in session.about(AUTOMATIC)[0]
+        assert "its baked VAE" in session.shelf.about(AUTOMATIC)[0]
         host.setting = b
 
 
@@ -249,18 +255,18 @@ def test_what_the_hosts_own_setting_of_a_job_does_not_decide_is_said(session: Se
 
 
 def test_a_file_that_came_in_later_is_found_by_its_name(session: Session, host: OneModel, write_vae):
-    session.files()
+    session.shelf.files()
     write_vae("VAE/mine.safetensors", seed=5)
     job = process(session, Hosted(["x <vae:mine>"]))
     assert torch.equal(host.pixels(), decode(make_vae(seed=5), host_z())) and job.comments == []
     session.finish(job)
     write_vae("VAE/other.safetensors", seed=6)
-    assert "other" not in session.about("other")[0].partition("There is no VAE")[1]
-    assert session.find("other").name == "other.safetensors"
+    assert "other" not in session.shelf.about("other")[0].partition("There is no VAE")[1]
+    assert session.shelf.find("other").name == "other.safetensors"
 
 
 def test_what_the_host_has_loaded_is_true_whatever_our_list_says(session: Session, host: OneModel, write_vae):
-    session.files()
+    session.shelf.files()
     for place in ("VAE/late.safetensors", "elsewhere/late.safetensors"):  # in none of our folders
         host.own_vae = write_vae(place, seed=5)
         host.setting = str(host.own_vae)
@@ -268,7 +274,7 @@ def test_what_the_host_has_loaded_is_true_whatever_our_list_says(session: Sessio
         own = host.pixels()
         job = start(session, AUTOMATIC)
         assert torch.equal(host.pixels(), own) and job.comments == []
-        assert session.last is not None and session.last.decision.source == "preference"
+        assert session.shelf.last is not None and session.shelf.last.decision.source == "preference"
         session.finish(job)
 
 
@@ -278,8 +284,9 @@ def test_what_the_host_has_loaded_is_true_whatever_our_list_says(session: Sessio
 def test_what_could_not_be_decoded_as_chosen_is_not_said_to_be(session: Session, host: OneModel, monkeypatch):
     """The second picture's VAE cannot be put in at the moment of decoding."""
     job = process(session, Hosted(["x <vae:b>", "x <vae:c>"]))
-    real = session._put
-    monkeypatch.setattr(session, "_put", lambda job, choice: 1 / 0 if "c.saf" in str(choice.vae) else real(job, choice))
+    real = Tenure._put
+    broken = lambda self, choice: 1 / 0 if "c.saf" in str(choice.vae) else real(self, choice)  # noqa: E731
+    monkeypatch.setattr(Tenure, "_put", broken)
     rows = decode_batch(session, host, Z[:2])
     assert torch.allclose(rows[0], by(2, 0)[0], atol=1e-5) and torch.allclose(rows[1], by(1, 1)[0], atol=1e-5)
     said = [job.extra_generation_params[KEY](all_prompts=job.all_prompts, index=i) for i in range(2)]
@@ -290,14 +297,14 @@ def test_what_could_not_be_decoded_as_chosen_is_not_said_to_be(session: Session,
 def test_a_strange_file_takes_neither_the_panel_nor_the_list_down(session: Session, host: OneModel, monkeypatch):
     save_file(make_state(), str(host.folder / "VAE" / "odd.safetensors"))
     monkeypatch.setattr("vae_manager.selection.checkpoint.FactsCache.vae", lambda *a: 1 / 0)
-    assert "could not be found out" in session.about("odd")[0]
-    monkeypatch.setattr(session, "index", lambda *a: 1 / 0)
-    assert session.names() == []
+    assert "could not be found out" in session.shelf.about("odd")[0]
+    monkeypatch.setattr(session.shelf, "index", lambda *a: 1 / 0)
+    assert session.shelf.names() == []
 
 
 def test_what_overflowed_is_remembered_for_the_next_job_and_for_that_vae_alone(session: Session, host: OneModel):
     host.model.first_stage_model.to(torch.bfloat16)
-    version = {name: session.find(name).version for name in "bc"}
+    version = {name: session.shelf.find(name).version for name in "bc"}
     calls: list[str] = []
 
     def decode_with(vae: str, broken: bool) -> bool:
@@ -312,6 +319,30 @@ def test_what_overflowed_is_remembered_for_the_next_job_and_for_that_vae_alone(s
         session.finish(job, SimpleNamespace())
         return len(calls) > before
 
-    assert decode_with("b", broken=True) and session._wide == {version["b"]}
+    assert decode_with("b", broken=True) and session.shelf.wide == {version["b"]}
     assert not decode_with("b", broken=False)  # streamed in float32 at once, in the next job too
-    assert decode_with("c", broken=False) and session._wide == {version["b"]}
+    assert decode_with("c", broken=False) and session.shelf.wide == {version["b"]}
+
+
+def test_what_repaints_a_part_of_a_picture_has_that_pictures_vae(session: Session, host: OneModel):
+    """ADetailer runs a job without our hooks while the pictures of a batch are finished, one by one."""
+    job = process(session, Hosted(["x <vae:b>", "x <vae:c>"]))
+    session.next_batch(job)
+    rows = decode_batch(session, host, Z[:2])
+    made, kept = dict(view_of(job).made), len(session.shelf.latents)
+    session.finish_pictures(job, list(rows))
+    for index, seed in enumerate((2, 3)):
+        job.batch_index = index
+        with torch.no_grad():
+            encoded = host.model.first_stage_model.encode(PICTURE)
+        assert torch.equal(encoded, make_vae(seed=seed).encode_moments(PICTURE))
+        assert torch.allclose(decode_batch(session, host, Z[2:])[0], by(seed, 2)[0], atol=1e-5)
+    assert view_of(job).made == made and len(session.shelf.latents) == kept
+    session.next_batch(job)
+    assert torch.equal(host.pixels(), decode(make_vae(seed=2), host_z()))
+
+
+def view_of(job: Hosted) -> JobOfOurs:
+    found = PictureJob.of(job).job
+    assert found is not None
+    return found

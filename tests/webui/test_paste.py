@@ -20,9 +20,9 @@ NAMES = [field.name for field in dataclass_fields(PanelSettings) if field.name n
 
 def pasted(session: Session, params: dict[str, Any]) -> dict[str, Any]:
     """What the panel holds after a paste, by the names of its settings; `params` is changed as the host's is."""
-    paste.on_pasted(params, session)
+    paste.on_pasted(params, session.shelf)
     panel = SimpleNamespace(**{name: name for name in NAMES})
-    found = paste.fields(panel, session)  # type: ignore[arg-type]
+    found = paste.fields(panel, session.shelf)  # type: ignore[arg-type]
     assert all(isinstance(key, str) and key.startswith(f"{KEY} ") for _, key in found)  # "Send to" compares names
     assert len({str(key) for _, key in found}) == len(NAMES)
     return {component: key(params) for component, key in found}
@@ -55,18 +55,18 @@ def test_a_renamed_file_is_found_by_the_hash_that_we_wrote(session: Session, hos
     line = job.extra_generation_params[KEY]
     session.finish(job)
     (host.folder / "VAE" / "b.safetensors").rename(host.folder / "VAE" / "renamed.safetensors")
-    session.files(refresh=True)
+    session.shelf.files(refresh=True)
     assert pasted(session, {KEY: line})["vae"] == "b.safetensors"  # its hash is not known: generating says so
-    file = session.find("renamed")
-    session.hashes.sha256(file)
+    file = session.shelf.find("renamed")
+    session.shelf.hashes.sha256(file)
     assert pasted(session, {KEY: line})["vae"] == "renamed.safetensors"
 
 
 def test_a_hash_that_another_webui_wrote_is_no_evidence(session: Session, host: OneModel):
     """A1111 prints an earlier file's hash; the name is what its user chose."""
     other = sha256_of(host.folder / "VAE" / "c.safetensors")
-    for file in session.files():
-        session.hashes.sha256(file)
+    for file in session.shelf.files():
+        session.shelf.hashes.sha256(file)
     host.foreign_vae = lambda params, is_vae: "b" if is_vae("b") else None  # type: ignore[method-assign]
     found = pasted(session, {"VAE": "b", "VAE hash": other[:10], "VAE/TE": ["b"]})
     assert (found["enabled"], found["vae"]) == (True, "b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sqlite3
 import threading
@@ -28,6 +29,7 @@ from vae_manager.webui.presets import forget_preset, save_preset
 from vae_manager.webui.record import COLOR_KEY
 from vae_manager.webui.session import Session
 from vae_manager.webui.settings import PanelSettings
+from vae_manager.webui.tenure import Tenure
 
 Z = torch.linspace(-3, 3, 3 * 4 * 36).reshape(3, 4, 6, 6)
 
@@ -141,19 +143,19 @@ def test_a_preview_waits_until_the_picture_is_decoded(session, host, monkeypatch
     """It would swap the first picture's VAE in while the second picture is half way through the decoder."""
     job = start(session, ["x <vae:b>", "x <vae:c>"])
     stage = host.model.first_stage_model
-    inside, real = threading.Event(), session._decode_with
+    inside, real = threading.Event(), Tenure._decode_with
 
-    def slow(p, job, choice, pictures, inner, z):
+    def slow(tenure, choice, pictures, inner, z):
         def waiting(z):
             if pictures == [1] and not inside.is_set():
                 inside.set()
                 preview.join(0.5)  # for as long as it would take, were it let in
             return inner(z)
 
-        return real(p, job, choice, pictures, waiting, z)
+        return real(tenure, choice, pictures, waiting, z)
 
     preview = threading.Thread(target=lambda: (inside.wait(10), stage.decode(Z[2:])))
-    monkeypatch.setattr(session, "_decode_with", slow)
+    monkeypatch.setattr(Tenure, "_decode_with", slow)
     preview.start()
     rows = decode_batch(session, host, Z[:2])
     preview.join()
@@ -183,33 +185,33 @@ def test_a_rule_decides_and_off_stays_off(session, host):
     before = host.pixels()
     job = start(session, ["x"], PanelSettings(True))
     assert torch.equal(host.pixels(), decode(make_vae(seed=3), host_z()))
-    assert session.last.document()["source"] == "rules" and "mine" in session.last.document()["reason"]
+    assert session.shelf.last.document()["source"] == "rules" and "mine" in session.shelf.last.document()["reason"]
     session.finish(job)
     session.finish(start(session, ["x"], PanelSettings(False)))
     assert torch.equal(host.pixels(), before)
-    session.obey(Options(1 << 30, always=True))
+    session.shelf.obey(Options(1 << 30, always=True))
     start(session, ["x"], PanelSettings(False))
     assert torch.equal(host.pixels(), decode(make_vae(seed=3), host_z()))
 
 
 def test_a_preset_is_saved_used_renamed_and_forgotten(session, host):
-    assert "Saved" in save_preset(session, PanelSettings(True, "b", decode="exact"))
-    assert "b.safetensors" in session.about(AUTOMATIC)[0]
+    assert "Saved" in save_preset(session.shelf, PanelSettings(True, "b", decode="exact"))
+    assert "b.safetensors" in session.shelf.about(AUTOMATIC)[0]
     job = start(session, ["x"], PanelSettings(True))
     assert (host.pixels() - decode(make_vae(seed=2), host_z())).abs().max() < 0.005 * 2 / 255
     assert "decode=exact" in job.extra_generation_params[KEY]
     session.finish(job)
-    assert "There is no VAE" in save_preset(session, PanelSettings(True, "nope"))
-    assert "Forgotten" in forget_preset(session) and "Nothing is saved" in forget_preset(session)
-    assert "baked" in session.about(AUTOMATIC)[0]
+    assert "There is no VAE" in save_preset(session.shelf, PanelSettings(True, "nope"))
+    assert "Forgotten" in forget_preset(session.shelf) and "Nothing is saved" in forget_preset(session.shelf)
+    assert "baked" in session.shelf.about(AUTOMATIC)[0]
 
 
 def test_what_was_used_on_request_is_remembered_where_the_user_wants_that(session, host):
     session.finish(start(session, ["x"], PanelSettings(True, "b")), SimpleNamespace(extra_generation_params={}))
-    assert "its baked VAE" in session.about(AUTOMATIC)[0]
-    session.obey(Options(1 << 30, remember=True))
+    assert "its baked VAE" in session.shelf.about(AUTOMATIC)[0]
+    session.shelf.obey(Options(1 << 30, remember=True))
     session.finish(start(session, ["x"], PanelSettings(True, "c")), SimpleNamespace(extra_generation_params={}))
-    assert "c.safetensors" in session.about(AUTOMATIC)[0]
+    assert "c.safetensors" in session.shelf.about(AUTOMATIC)[0]
 
 
 def test_the_webuis_setting_counts_unless_it_is_of_another_family(session, host, write_vae):
@@ -218,7 +220,7 @@ def test_the_webuis_setting_counts_unless_it_is_of_another_family(session, host,
     assert torch.equal(host.pixels(), decode(make_vae(seed=3), host_z()))
     session.finish(job)
     write_vae("VAE/xl.safetensors", seed=4, scale_factor="0.13025")
-    session.files(refresh=True)
+    session.shelf.files(refresh=True)
     host.setting = str(host.folder / "VAE" / "xl.safetensors")
     job = start(session, ["x"], PanelSettings(True))
     assert torch.equal(host.pixels(), decode(make_vae(seed=1), host_z()))
@@ -259,7 +261,7 @@ def test_a_tiny_autoencoder_decodes_and_the_hosts_own_encodes(session, host):
         {k: v.contiguous() for k, v in tiny.state_dict().items()},
         str(host.folder / "VAE" / "taesd_decoder.safetensors"),
     )
-    session.files(refresh=True)
+    session.shelf.files(refresh=True)
     job = start(session, ["x <vae:taesd_decoder>", "x <vae:b>"])
     rows = decode_batch(session, host, Z[:2])
     with torch.no_grad():
@@ -324,23 +326,23 @@ def test_calibrating_on_the_last_pictures(session, host):
     state["decoder.conv_out.weight"] *= 0.5
     state["decoder.conv_out.bias"] *= 0.5
     save_file(state, str(host.folder / "VAE" / "flat.safetensors"))
-    session.files(refresh=True)
-    assert "generate one" in calibrate(session, PanelSettings(True, "flat"), "b")
+    session.shelf.files(refresh=True)
+    assert "generate one" in calibrate(session.shelf, PanelSettings(True, "flat"), "b")
     job = start(session, ["x"], PanelSettings(True, "flat", color="auto"))
     pale = decode_batch(session, host, Z[:1])[0] / 2 + 0.5
-    said = calibrate(session, PanelSettings(True, "flat"), "b")
+    said = calibrate(session.shelf, PanelSettings(True, "flat"), "b")
     assert said.startswith("Calibrated on 1 pictures") and "residual 0." in said
     (done,) = session.finish_pictures(job, [pale.clamp(0, 1)])
     good = by(2, 0)[0] / 2 + 0.5
     inside = ((good > 0.01) & (good < 0.99)).all(0)  # outside, the gamut step has its say
     assert inside.sum() > 1000 and (done - good)[:, inside].abs().max() < 5 / 255
-    assert "There is no VAE" in calibrate(session, PanelSettings(True, "flat"), "nope")
-    assert "choose another" in calibrate(session, PanelSettings(True, "flat"), "flat")
+    assert "There is no VAE" in calibrate(session.shelf, PanelSettings(True, "flat"), "nope")
+    assert "choose another" in calibrate(session.shelf, PanelSettings(True, "flat"), "flat")
 
 
 def test_a_fault_in_the_colours_leaves_the_picture(session, host, monkeypatch):
-    real = session.colors.finish
-    monkeypatch.setattr(session.colors, "finish", lambda *a: 1 / 0 if a[4] == 1 else real(*a))
+    real, calls = session.shelf.colors.finish, itertools.count()
+    monkeypatch.setattr(session.shelf.colors, "finish", lambda *a: 1 / 0 if next(calls) == 1 else real(*a))
     began = [Image.fromarray(photo())] * 3
     job = start(session, ["x"] * 3, PanelSettings(True, "b", color="match"), init_images=began)
     pale = [pixels() * 0.7 + 0.15 for _ in range(3)]
@@ -356,12 +358,12 @@ def test_the_parts_that_adetailer_paints_are_left_alone(session, host):
     pale, began = pixels() * 0.7 + 0.15, [Image.fromarray(photo())]
     for inner in (False, True):
         job = start(session, ["x"], PanelSettings(True, "b", color="match"), init_images=began, _ad_inner=inner)
+        kept = len(session.shelf.latents)
+        decode_batch(session, host, Z[:1])
+        assert len(session.shelf.latents) == kept + (not inner)
         (done,) = session.finish_pictures(job, [pale])
         assert (done is pale) == inner  # it would have been corrected
         assert bool(job.extra_generation_params[COLOR_KEY](all_prompts=job.all_prompts, index=0)) != inner
-        kept = len(session.latents)
-        decode_batch(session, host, Z[:1])
-        assert len(session.latents) == kept + (not inner)
         session.finish(job)
 
 
@@ -404,7 +406,7 @@ def test_manual_that_changes_nothing_is_the_very_same_picture(session, host):
 
 
 def test_a_preset_keeps_the_values_by_hand(session, host):
-    save_preset(session, PanelSettings(True, "b", color="manual", color_strength=0.5, saturation=0.0))
+    save_preset(session.shelf, PanelSettings(True, "b", color="manual", color_strength=0.5, saturation=0.0))
     grey, job = finished(session, pixels(), PanelSettings(True))
     assert "color=manual; color_strength=0.5; saturation=0" in job.extra_generation_params[KEY]
     spread = pixels().amax(0) - pixels().amin(0)
@@ -442,7 +444,7 @@ class Passes:
         """`vaes`: what each pass's decoder returns, in [0, 1]."""
         job = start(self.session, ["x"], settings, enable_hr=True, is_hr_pass=False, **more)
         decoded = iter((self.vaes["first"], self.vaes["second"]))
-        self.patch.setattr(self.session, "_decode_with", lambda *a, **k: next(decoded)[None] * 2 - 1)
+        self.patch.setattr(Tenure, "_decode_with", lambda *a, **k: next(decoded)[None] * 2 - 1)
         decode_batch(self.session, self.host, Z[:1])
         job.is_hr_pass = True
         second = decode_batch(self.session, self.host, Z[:1])[0] / 2 + 0.5
@@ -461,7 +463,7 @@ def test_a_pale_hires_vae_is_held_against_the_first_pass(session, host, monkeypa
     )
     assert said == "washed out, held against the first pass; corrected"
     assert (done - good).abs().mean() < 0.25 * (pale - good).abs().mean()
-    assert not session.last.first_passes
+    assert not session.shelf.last.first_passes
 
 
 def test_a_more_vivid_hires_vae_was_chosen_and_stays(session, host, monkeypatch):
@@ -498,7 +500,7 @@ def test_a_first_pass_of_a_vae_that_is_known_to_be_at_fault_is_not_gone_by(sessi
 
     fault, sha256 = Fault("flat VAE", "washed out", "another"), sha256_of(host.folder / "VAE" / "b.safetensors")
     known = lambda sha, problems=(): fault if sha == sha256 else None  # noqa: E731
-    monkeypatch.setattr("vae_manager.webui.session.vae_fault", known)
+    monkeypatch.setattr("vae_manager.webui.shelf.vae_fault", known)
     passes = {"first": pixels()[:, ::2, ::2] * 0.6 + 0.2, "second": pixels()}
     done, said, second = Passes(session, host, monkeypatch, passes).run(
         PanelSettings(True, "b", hires_vae="c", color="auto")

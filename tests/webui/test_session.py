@@ -206,15 +206,15 @@ def test_a_model_loaded_in_mid_job_gets_the_vae_too_and_keeps_its_own(session: S
 
 def test_a_model_loaded_in_mid_job_is_decided_for_afresh_and_the_infotext_says_so(session: Session, host: OneModel):
     rules = [{"when": {"name": "second*"}, "vae": "c"}, {"when": {"name": "model*"}, "vae": "b"}]
-    session.chooser.rules_file.parent.mkdir(exist_ok=True, parents=True)
-    session.chooser.rules_file.write_text(json.dumps({"version": 1, "rules": rules}))
+    session.shelf.chooser.rules_file.parent.mkdir(exist_ok=True, parents=True)
+    session.shelf.chooser.rules_file.write_text(json.dumps({"version": 1, "rules": rules}))
     job, first = start(session, "Automatic"), host.model
     assert torch.equal(host.pixels(), decode(make_vae(seed=2), Z))
     host.model = load_model(host.folder / "second.safetensors", seed=7)
     session.ensure()
     assert torch.equal(host.pixels(), decode(make_vae(seed=3), Z))
     assert "vae=c.safetensors" in job.extra_generation_params[KEY] and job.sd_vae_name == "c.safetensors"
-    assert session.last is not None and "second*" in str(session.last.document()["trace"])
+    assert session.shelf.last is not None and "second*" in str(session.shelf.last.document()["trace"])
     host.model = load_model(host.folder / "third.safetensors", seed=8)  # no rule: its own baked VAE, no claim left
     session.ensure()
     assert KEY not in job.extra_generation_params and job.sd_vae_name is None
@@ -282,7 +282,7 @@ def refused(session: Session, host: OneModel, vae: str) -> str:
     session.finish(job, processed)
     assert processed.extra_generation_params == {"a": 1, WARNING_KEY: job.comments[0]}
     assert job.extra_generation_params == {}
-    assert session.last and session.last.document()["kind"] in ("host", "baked")
+    assert session.shelf.last and session.shelf.last.document()["kind"] in ("host", "baked")
     return job.comments[0]
 
 
@@ -303,7 +303,7 @@ def test_other_channels(session: Session, host: OneModel, write_vae):
 def test_other_family_of_the_same_shapes(session: Session, host: OneModel, write_vae):
     write_vae("VAE/xl.safetensors", seed=4, scale_factor="0.13025")
     assert "made for SDXL" in refused(session, host, "xl")
-    session.obey(Options(1 << 30, allow_other_family=True))
+    session.shelf.obey(Options(1 << 30, allow_other_family=True))
     start(session, "xl")
     assert torch.equal(host.pixels(), decode(make_vae(seed=4), Z))
 
@@ -314,7 +314,7 @@ def test_broken_file(session: Session, host: OneModel):
 
 
 def test_file_deleted_after_it_was_listed(session: Session, host: OneModel):
-    session.files()
+    session.shelf.files()
     (host.folder / "VAE" / "b.safetensors").unlink()
     assert "not there any more" in refused(session, host, "b")
 
@@ -336,7 +336,7 @@ def test_file_replaced_between_two_jobs(session: Session, host: OneModel, write_
 
 
 def test_a_fault_of_our_own_leaves_the_hosts_result(session: Session, host: OneModel, monkeypatch):
-    monkeypatch.setattr(session, "index", lambda: 1 / 0)
+    monkeypatch.setattr(session.shelf, "index", lambda: 1 / 0)
     assert "VAE Manager failed" in refused(session, host, "b")
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from vae_manager.selection.decision import Decision
-from vae_manager.webui.job import differing, read_tags, strip_tags
+from vae_manager.webui.hosts.picture_job import PictureJob
+from vae_manager.webui.job import Tags, differing, strip_tags
+from vae_manager.webui.job import read_tags as tags_of
 
 
 def job(**values) -> SimpleNamespace:
     return SimpleNamespace(**{"all_prompts": ["a"], "all_negative_prompts": [""], **values})
+
+
+def read_tags(p: SimpleNamespace) -> Tags:
+    return tags_of(PictureJob.of(p))
 
 
 def test_each_picture_asks_for_its_own():
@@ -34,10 +40,10 @@ def test_in_the_negative_prompt_it_is_a_mistake():
 def test_the_model_sees_no_tag_and_other_prompts_are_left_alone():
     p = job(prompts=["a cat <vae:one>", "plain <lora:x:1>"], negative_prompts=["<vae:one> bad", "bad"])
     prompts = p.prompts
-    strip_tags(p)
+    strip_tags(PictureJob.of(p))
     assert p.prompts is prompts == ["a cat", "plain <lora:x:1>"]
     assert p.negative_prompts == ["bad", "bad"]
-    strip_tags(SimpleNamespace())
+    strip_tags(PictureJob.of(SimpleNamespace()))
 
 
 def test_the_infotext_is_one_value_or_one_for_each_prompt():

@@ -36,7 +36,7 @@ def axes(session: Session) -> dict[str, AxisOption]:
     grid = SimpleNamespace(script_class=type("Script", (), {"__module__": "xyz_grid.py"}), module=module)
     other = SimpleNamespace(script_class=type("Script", (), {"__module__": "other.py"}), module=None)
     for _ in range(2):  # "Reload UI"
-        xyz.add_axes([other, grid], session.names, session.find)
+        xyz.add_axes([other, grid], session.shelf.names, session.shelf.find)
     assert len(module.axis_options) == 4
     return {option.label.removeprefix(f"[{KEY}] "): option for option in module.axis_options}
 

@@ -42,7 +42,7 @@ class Requirement:
 
 _BASE, _FORGE, _REFORGE = "webui/hosts/base.py", "webui/hosts/forge.py", "webui/hosts/reforge.py"
 _SESSION, _OPTIONS, _ENTRY = "webui/session.py", "webui/options.py", "scripts/vae_manager_webui.py"
-_JOB_FILE = "webui/job.py"
+_VIEW = "webui/hosts/picture_job.py"
 
 _P = "modules.processing.StableDiffusionProcessing"
 _ARGUMENTS = ("modules/cmd_args.py", "modules/paths_internal.py")
@@ -375,7 +375,7 @@ _JOB = (
             ("scripts.process", "init", "scripts.before_process_batch", "scripts.postprocess"),
             last_of="scripts",
         ),
-        "webui/hosts/processing.py",
+        _VIEW,
         uses=("p.init",),
     ),
     Requirement(
@@ -387,33 +387,40 @@ _JOB = (
     Requirement(
         "prompts",
         Symbol(_P, members=("all_prompts", "all_negative_prompts", "prompts", "negative_prompts")),
-        _JOB_FILE,
+        _VIEW,
         uses=("p.all_prompts", "p.all_negative_prompts", "p.prompts", "p.negative_prompts"),
     ),
     Requirement(
         "hires-prompts",
         Symbol(f"{_P}Txt2Img", members=("enable_hr", "all_hr_prompts")),
-        _JOB_FILE,
+        _VIEW,
         uses=("p.enable_hr", "p.all_hr_prompts"),
     ),
     Requirement(
         "hires-pass",
         Symbol(f"{_P}Txt2Img", members=("is_hr_pass",)),
-        _SESSION,
+        _VIEW,
         uses=("p.is_hr_pass",),
         without="the hires pass has the first pass's VAE",
     ),
     Requirement(
         "batches",
         Symbol(_P, members=("iteration", "batch_size")),
-        _SESSION,
+        _VIEW,
         uses=("p.iteration", "p.batch_size"),
+    ),
+    Requirement(
+        "picture-in-batch",
+        Attribute("batch_index", ("modules/processing.py",), assigned=True),
+        _VIEW,
+        uses=("p.batch_index",),
+        without="what repaints a part of a picture has the VAE of its batch's first one",
     ),
     Requirement(
         "img2img",
         Symbol(f"{_P}Img2Img", members=("init_images", "image_mask", "paste_to")),
-        "webui/coloring.py",
-        uses=("p.init_images", "p.image_mask", "p.image_mask.convert", "p.paste_to"),
+        _VIEW,
+        uses=("p.init_images", "p.image_mask", "p.paste_to"),
         without="pictures are not held against the one that img2img began with",
     ),
     Requirement(
@@ -437,7 +444,7 @@ _JOB = (
         ),
         hosts=(REFORGE,),
     ),
-    Requirement("override-settings", Symbol(_P, members=("override_settings",)), _BASE, uses=("p.override_settings",)),
+    Requirement("override-settings", Symbol(_P, members=("override_settings",)), _VIEW, uses=("p.override_settings",)),
     Requirement(
         "interrupt",
         Symbol("modules.shared_state.State", members=("interrupted", "skipped", "textinfo")),
@@ -449,8 +456,8 @@ _JOB = (
             "modules.shared.state.textinfo",
         ),
     ),
-    Requirement("comment", Symbol(f"{_P}.comment", call=(1, ())), _SESSION, uses=("p.comment",)),
-    Requirement("close", Symbol(f"{_P}.close", call=(0, ())), _SESSION, uses=("p.close",)),
+    Requirement("comment", Symbol(f"{_P}.comment", call=(1, ())), _VIEW, uses=("p.comment",)),
+    Requirement("close", Symbol(f"{_P}.close", call=(0, ())), _VIEW, uses=("p.close",)),
     *(
         Requirement(
             f"closing-{name}",
@@ -467,8 +474,8 @@ _JOB = (
 )
 
 _INFOTEXT = (
-    Requirement("vae-name", Symbol(f"{_P}.sd_vae_name"), _BASE, uses=("p.sd_vae_name",), hosts=LDM_STYLE),
-    Requirement("vae-hash", Symbol(f"{_P}.sd_vae_hash"), _BASE, uses=("p.sd_vae_hash",), hosts=LDM_STYLE),
+    Requirement("vae-name", Symbol(f"{_P}.sd_vae_name"), _VIEW, uses=("p.sd_vae_name",), hosts=LDM_STYLE),
+    Requirement("vae-hash", Symbol(f"{_P}.sd_vae_hash"), _VIEW, uses=("p.sd_vae_hash",), hosts=LDM_STYLE),
     Requirement(
         "vae-name-set-before-process",
         Calls("modules.processing.process_images_inner", ("get_loaded_vae_name", "scripts.process")),
@@ -484,7 +491,7 @@ _INFOTEXT = (
     Requirement(
         "generation-params",
         Symbol(f"{_P}.extra_generation_params"),
-        _SESSION,
+        _VIEW,
         uses=("p.extra_generation_params",),
     ),
     Requirement(

@@ -20,6 +20,7 @@ from vae_manager.selection.decision import AUTOMATIC
 from vae_manager.selection.twins import baked_twin
 from vae_manager.webui.session import Session
 from vae_manager.webui.settings import PanelSettings
+from vae_manager.webui.shelf import Shelf
 
 log = logging.getLogger("vae_manager")
 
@@ -29,7 +30,7 @@ PREFIX = "/vae-manager/v1"
 def add_routes(app: FastAPI, session: Session) -> None:
     """Add the routes to the WebUI's server, behind the door that the WebUI itself has: none of them without its API,
     and none without its login."""
-    door = session.host.door()
+    door, shelf = session.host.door(), session.shelf
     if not door.open:
         return
 
@@ -40,19 +41,19 @@ def add_routes(app: FastAPI, session: Session) -> None:
         return {
             "version": __version__,
             "host": session.host.name,
-            "cached_bytes": session.stage.cache.bytes,
-            "cache_limit": session.stage.cache.limit,
+            "cached_bytes": shelf.cache.bytes,
+            "cache_limit": shelf.cache.limit,
             "swapped": session.swapped,
-            "examining": vars(session.examiner.progress),
+            "examining": vars(shelf.examiner.progress),
         }
 
     def vaes(refresh: bool = False) -> Any:
-        return strict([_entry(file, session) for file in session.files(refresh)])
+        return strict([_entry(file, shelf) for file in shelf.files(refresh)])
 
     def match(vae: str = AUTOMATIC) -> Any:
-        found = session.preview(PanelSettings(True, vae or AUTOMATIC))
-        decision = found[1] if found else choose(Wishes(vae), session.index())
-        twin = baked_twin(found[0], session.index().files) if found else None
+        found = shelf.preview(PanelSettings(True, vae or AUTOMATIC))
+        decision = found[1] if found else choose(Wishes(vae), shelf.index())
+        twin = baked_twin(found[0], shelf.index().files) if found else None
         answer = {
             "checkpoint": found[0].name if found else None,
             "baked_same_as": twin.name if twin else None,
@@ -67,7 +68,7 @@ def add_routes(app: FastAPI, session: Session) -> None:
         return strict(answer)
 
     def decision() -> Any:
-        return strict(session.last.document()) if session.last else None
+        return strict(shelf.last.document()) if shelf.last else None
 
     route("/status", status)
     route("/vaes", vaes)
@@ -86,10 +87,10 @@ def strict(value: Any) -> Any:
     return [strict(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _entry(file: VaeFile, session: Session) -> dict[str, Any]:
+def _entry(file: VaeFile, shelf: Shelf) -> dict[str, Any]:
     """One file; a strange one never hides the others."""
     try:
-        found = quick_report(file, session.hashes)
+        found = quick_report(file, shelf.hashes)
     except Exception as error:
         log.exception("VAE Manager could not look at %s", file.path)
         found = VaeFileError(f"it could not be looked at ({type(error).__name__}: {error})")

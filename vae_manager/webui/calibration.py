@@ -11,26 +11,26 @@ from vae_manager.library.files import VaeFile
 from vae_manager.library.state import load_state
 from vae_manager.selection.decision import BAKED
 from vae_manager.webui.coloring import Made
-from vae_manager.webui.session import Session
 from vae_manager.webui.settings import PanelSettings
+from vae_manager.webui.shelf import Shelf
 
 
-def calibrate(session: Session, settings: PanelSettings, reference: str) -> str:
+def calibrate(shelf: Shelf, settings: PanelSettings, reference: str) -> str:
     """Measure and keep the map for the checkpoint that is loaded and the VAE of these settings; what was done."""
-    found = session.preview(settings)
+    found = shelf.preview(settings)
     if found is None:
         return "No checkpoint is loaded yet; generate a picture first."
     checkpoint, decision = found
-    latents = [z for path, z in session.latents if path == checkpoint.file.path]
+    latents = [z for path, z in shelf.latents if path == checkpoint.file.path]
     if not latents:
         return f"There is no picture of {checkpoint.file.path.name} to measure on yet; generate one with the panel on."
     vae = decision.vae or checkpoint.file
     try:
-        other = checkpoint.file if reference == BAKED else session.find(reference)
+        other = checkpoint.file if reference == BAKED else shelf.find(reference)
         if other.path == vae.path:
             return f"{other.name} is the VAE that decodes; choose another one as the reference."
         matrix, residual = measure(_load(vae), _load(other), latents)
-        session.colors.calibrate(Made(checkpoint.file.version, vae.version), matrix)
+        shelf.colors.calibrate(Made(checkpoint.file.version, vae.version), matrix)
     except (BadInputError, VaeFileError) as error:
         return str(error)
     except OSError as error:

@@ -125,20 +125,18 @@ class Colors:
         update_json(self._calibrations, change)
 
     def finish(
-        self, picture: Tensor, made: Made, wish: Wish, p: Any, index: int, first: FirstPass | None = None
+        self, picture: Tensor, made: Made, wish: Wish, began: Reference | None, first: FirstPass | None = None
     ) -> Finished:
         """Diagnose and correct one picture.
 
         Args:
             picture: (3, H, W) float in [0, 1].
-            p: the job, for the picture it began with.
-            index: the picture's place in the batch.
+            began: the picture that img2img began with.
             first: what hires fix made before, where it was decoded.
         """
         if wish.mode == "manual":
             by_hand = adjustment(wish.adjust.contrast, wish.adjust.brightness, wish.adjust.saturation)
             return Finished(correct(picture, by_hand, wish.strength).to(picture.dtype))
-        began = reference_of(p, picture, index)
         if wish.mode == "match":
             return _matched(picture, wish, began)
         found = self._diagnosed(picture, made, began, first)
@@ -196,17 +194,24 @@ def _held(picture: Tensor, began: Reference | None) -> Tensor:
     return picture if began is None else hold(picture, began.pixels, began.changed).to(picture.dtype)
 
 
-def reference_of(p: Any, picture: Tensor, index: int) -> Reference | None:
-    """The picture that img2img began with, where it lies exactly under the new one."""
-    images = getattr(p, "init_images", None) or []
-    if not images or getattr(p, "paste_to", None) is not None:  # "only masked" paints an enlarged part
+def rounded(picture: Tensor) -> Tensor:
+    """The nearest 8-bit level of every value, as a float that comes out as that level also where a host truncates."""
+    return ((picture.float().clamp(0, 1) * 255).round() + 0.25) / 255
+
+
+def reference_of(image: Image.Image | None, mask: Image.Image | None, picture: Tensor) -> Reference | None:
+    """The picture that img2img began with, where it lies exactly under the new one.
+
+    Args:
+        mask: white where it was to be painted anew.
+        picture: (3, H, W).
+    """
+    if image is None:
         return None
-    image: Image.Image = images[min(index, len(images) - 1)]
     height, width = picture.shape[1:]
     if abs((image.width / image.height) / (width / height) - 1) > SAME_SHAPE:
         return None
     pixels = _pixels(image.convert("RGB"), width, height)
-    mask = getattr(p, "image_mask", None)
     return Reference(pixels, None if mask is None else _pixels(mask.convert("L"), width, height))
 
 

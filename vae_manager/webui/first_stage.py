@@ -55,6 +55,25 @@ class Hook:
             vars(self.module)[self.name] = self.own
 
 
+def ready(cache: StateCache, file: VaeFile, module: nn.Module) -> Mapping[str, Tensor]:
+    """A VAE's tensors as this module needs them, from the cache or the file.
+
+    Raises:
+        VaeFileError: it cannot be loaded, or does not fit.
+    """
+    dtype = next(module.parameters()).dtype
+
+    def load() -> Mapping[str, Tensor]:
+        with torch.inference_mode(False):
+            state, _ = load_kl_state(file, dtype)
+        return state
+
+    state = cache.get((file.version, dtype), load)
+    # not in `load`: what is in the cache may have been loaded for another model
+    check_fits(module, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    return state
+
+
 class FirstStage:
     """Owner of what is in the host's first stage."""
 
@@ -100,26 +119,8 @@ class FirstStage:
             return
         self.put_back()
         if file is not None:
-            self._installed = install(self.module, self.ready(file, self.module))
+            self._installed = install(self.module, ready(self.cache, file, self.module))
             self.version = file.version
-
-    def ready(self, file: VaeFile, module: nn.Module) -> Mapping[str, Tensor]:
-        """A VAE's tensors as this module needs them, from the cache or the file.
-
-        Raises:
-            VaeFileError: it cannot be loaded, or does not fit.
-        """
-        dtype = next(module.parameters()).dtype
-
-        def load() -> Mapping[str, Tensor]:
-            with torch.inference_mode(False):
-                state, _ = load_kl_state(file, dtype)
-            return state
-
-        state = self.cache.get((file.version, dtype), load)
-        # not in `load`: what is in the cache may have been loaded for another model
-        check_fits(module, {name: tuple(tensor.shape) for name, tensor in state.items()})
-        return state
 
     def put_back(self) -> None:
         """The host's own weights again; our functions stay.

@@ -9,10 +9,11 @@ from typing import Any
 
 from vae_manager.library.files import VaeFile
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Adjust, Decision, Part
-from vae_manager.selection.prompt_tags import Tagged, refuse_vae_tag, take_vae_tag
+from vae_manager.selection.prompt_tags import refuse_vae_tag, take_vae_tag
 from vae_manager.webui.chooser import Asked
 from vae_manager.webui.coder import Watch
 from vae_manager.webui.coloring import FirstPass, Made, Wish
+from vae_manager.webui.hosts.picture_job import PictureJob, Said
 from vae_manager.webui.infotext import SHORT_HASH, Recorded
 from vae_manager.webui.looking import same_file
 
@@ -40,11 +41,9 @@ class Tags:
         return self.hires[picture] if picture < len(self.hires) else None
 
 
-def read_tags(p: Any) -> Tags:
-    """The `<vae:NAME>` tags of all prompts of a job. Prompts are only read."""
-    prompts = list(getattr(p, "all_prompts", None) or [""])
-    hires = list(getattr(p, "all_hr_prompts", None) or []) if getattr(p, "enable_hr", False) else []
-    negative = list(getattr(p, "all_negative_prompts", None) or [])
+def read_tags(view: PictureJob) -> Tags:
+    """The `<vae:NAME>` tags of all prompts of a job."""
+    prompts, hires, negative = view.prompts, view.hires_prompts, view.negative_prompts
     if not any(may_ask(prompt) for prompt in (*prompts, *hires, *negative)):
         return Tags((None,) * len(prompts))
     found = {prompt: take_vae_tag(prompt) for prompt in {*prompts, *hires}}
@@ -55,21 +54,17 @@ def read_tags(p: Any) -> Tags:
     return Tags(names, tuple(own) if any(own) else (), tuple(dict.fromkeys(warnings)))
 
 
+def strip_tags(view: PictureJob) -> None:
+    """Take the tags out of the prompts of the batch that comes next: the model never sees them, the infotext does."""
+    view.rewrite_batch(
+        lambda prompt: take_vae_tag(prompt).prompt if may_ask(prompt) else prompt,
+        lambda prompt: refuse_vae_tag(prompt).prompt if may_ask(prompt) else prompt,
+    )
+
+
 def may_ask(prompt: str) -> bool:
     """Whether there is anything in a prompt that looks like a tag of ours: most jobs are none of our business."""
     return "<vae:" in prompt.lower()
-
-
-def strip_tags(p: Any) -> None:
-    """Take the tags out of the prompts of the batch that comes next: the model never sees them, the infotext does."""
-    for name, take in (("prompts", take_vae_tag), ("negative_prompts", refuse_vae_tag)):
-        prompts: list[str] = getattr(p, name, None) or []
-        for index, prompt in enumerate(prompts):
-            if not may_ask(prompt):
-                continue
-            tagged: Tagged = take(prompt)
-            if tagged.prompt != prompt:
-                prompts[index] = tagged.prompt
 
 
 @dataclass
@@ -99,9 +94,19 @@ class Job:
     """What was found wrong with a picture's colours, by its place in the job."""
     failed: set[int] = field(default_factory=set)
     """Pictures that could not be decoded with what was chosen: the host's own VAE did it."""
+    given_up: bool = False
+    """Something broke: it is left to the host from here on."""
     warnings: list[str] = field(default_factory=list)
-    undo: list[Callable[[], None]] = field(default_factory=list)
-    """What puts switches of the host back."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do for it in the model."""
+        host = all(decision.kind == "host" for decision in self.decisions.values())
+        return self.given_up or (host and not self.asked.on and not self.tags.asks)
+
+    def looks_at_colors(self, view: PictureJob) -> bool:
+        """Whether anything is to be done about the colours of its pictures."""
+        return self.color.mode != "off" and not view.is_detail
 
     @property
     def mode(self) -> str:
@@ -181,7 +186,7 @@ class Job:
 
 def differing(
     tags: Tags, decisions: Mapping[Name, Decision], say: Callable[[Decision], str | None], prompts: Sequence[str]
-) -> str | Callable[..., str | None] | None:
+) -> Said:
     """A value of the infotext: one for all pictures, or a function that the host calls for each."""
     said = {name: say(decision) for name, decision in decisions.items()}
     if len(set(said.values())) == 1:
@@ -193,11 +198,6 @@ def differing(
         return said.get(take_vae_tag(own[min(index, len(own) - 1)]).vae)
 
     return for_picture
-
-
-def first_picture(p: Any) -> int:
-    """The current batch's first picture, counted over the whole job."""
-    return int(getattr(p, "iteration", 0) or 0) * int(getattr(p, "batch_size", 1) or 1)
 
 
 def as_host(decision: Decision, own: Path | None) -> Decision:
@@ -249,6 +249,11 @@ def files_of(decision: Decision) -> tuple[VaeFile, ...]:
     """Every VAE file that a decision needs."""
     parts = (decision, decision.encode, decision.hires)
     return tuple(dict.fromkeys(part.vae for part in parts if part is not None and part.vae is not None))
+
+
+def name_of(choice: Decision | Part) -> str:
+    """What a choice is called in a sentence."""
+    return choice.vae.name if choice.vae else "The baked VAE"
 
 
 def _named(part: Part | None) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vae_manager.errors import BadInputError
 from vae_manager.webui.infotext import KEY, Recorded, choice_for, read, write
-from vae_manager.webui.session import Session
+from vae_manager.webui.shelf import Shelf
 
 if TYPE_CHECKING:  # it needs Gradio
     from vae_manager.webui.panel import Panel
@@ -32,11 +32,11 @@ class PasteKey(str):
         return self.function(params)
 
 
-def fields(panel: Panel, session: Session) -> list[tuple[Any, PasteKey]]:
+def fields(panel: Panel, shelf: Shelf) -> list[tuple[Any, PasteKey]]:
     """The panel's components, each with what a picture's parameters make of it."""
 
     def key(name: str, of: Callable[[Recorded], Any]) -> PasteKey:
-        return PasteKey(f"{KEY} {name}", lambda params: of(_recorded(params, session)))
+        return PasteKey(f"{KEY} {name}", lambda params: of(_recorded(params, shelf)))
 
     return [
         (panel.enabled, PasteKey(f"{KEY} enabled", pasted_enabled)),
@@ -52,19 +52,19 @@ def fields(panel: Panel, session: Session) -> list[tuple[Any, PasteKey]]:
     ]
 
 
-def on_pasted(params: dict[str, Any], session: Session) -> None:
+def on_pasted(params: dict[str, Any], shelf: Shelf) -> None:
     """Change the pasted values before any field reads them.
 
     A picture of ours must not set the host's VAE too; a picture of another host whose VAE this one would not
     apply becomes one of ours. All other pictures are left as they are.
     """
     if KEY not in params:
-        name = session.host.foreign_vae(params, lambda name: _is_vae(name, session))
+        name = shelf.host.foreign_vae(params, lambda name: _is_vae(name, shelf))
         if name is None:
             return
         # by its name alone: the host that wrote "VAE hash" may have printed an earlier file's
         params[KEY] = write(Recorded(name))
-    session.host.clean_pasted(params)
+    shelf.host.clean_pasted(params)
 
 
 def pasted_enabled(params: dict[str, Any]) -> bool:
@@ -72,17 +72,17 @@ def pasted_enabled(params: dict[str, Any]) -> bool:
     return bool(params.get(KEY))
 
 
-def _recorded(params: dict[str, Any], session: Session) -> Recorded:
+def _recorded(params: dict[str, Any], shelf: Shelf) -> Recorded:
     """What the picture says, with its VAE as the file that is here."""
     if not params.get(KEY):
         return Recorded()
     recorded = read(params[KEY])
-    return replace(recorded, vae=choice_for(recorded, session.files(), session.hashes.peek))
+    return replace(recorded, vae=choice_for(recorded, shelf.files(), shelf.hashes.peek))
 
 
-def _is_vae(name: str, session: Session) -> bool:
+def _is_vae(name: str, shelf: Shelf) -> bool:
     try:
-        session.find(name)
+        shelf.find(name)
     except BadInputError:
         return False
     return True

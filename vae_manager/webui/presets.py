@@ -6,22 +6,22 @@ from vae_manager.errors import BadInputError
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision
 from vae_manager.selection.preset_file import Preset, VaeWish
 from vae_manager.webui.describe import refusal_of
-from vae_manager.webui.session import Session
 from vae_manager.webui.settings import PanelSettings
+from vae_manager.webui.shelf import Shelf
 
 _NOBODY = "No checkpoint is loaded yet; generate a picture first."
 
 
-def preset_of(settings: PanelSettings, session: Session) -> Preset:
+def preset_of(settings: PanelSettings, shelf: Shelf) -> Preset:
     """The panel's settings as a preset: VAEs by their hash where it is known, so that a renamed file is found.
 
     Raises:
         BadInputError: one of the names means no file.
     """
     return Preset(
-        _wish(settings.vae, session),
-        _wish(settings.encode_vae, session),
-        _wish(settings.hires_vae, session),
+        _wish(settings.vae, shelf),
+        _wish(settings.encode_vae, shelf),
+        _wish(settings.hires_vae, shelf),
         settings.decode if settings.decode != "auto" else None,
         settings.color if settings.color != "off" else None,
         settings.color_strength if settings.color != "off" else None,
@@ -29,16 +29,16 @@ def preset_of(settings: PanelSettings, session: Session) -> Preset:
     )
 
 
-def save_preset(session: Session, settings: PanelSettings) -> str:
+def save_preset(shelf: Shelf, settings: PanelSettings) -> str:
     """Keep the settings with the checkpoint that is loaded; what was done, as a line."""
-    found = session.preview(settings)
+    found = shelf.preview(settings)
     if found is None:
         return _NOBODY
     checkpoint, decision = found
     if refused := _refused(settings, decision):
         return f"Not saved: {refused}"
     try:
-        session.chooser.presets.save(checkpoint, preset_of(settings, session))
+        shelf.chooser.presets.save(checkpoint, preset_of(settings, shelf))
     except BadInputError as error:
         return str(error)
     except OSError as error:
@@ -46,16 +46,16 @@ def save_preset(session: Session, settings: PanelSettings) -> str:
     return f"Saved: {checkpoint.file.path.name} gets these settings from now on, with VAE on Automatic."
 
 
-def forget_preset(session: Session) -> str:
+def forget_preset(shelf: Shelf) -> str:
     """Remove the preset of the checkpoint that is loaded; what was done, as a line."""
-    found = session.preview(PanelSettings(True))
+    found = shelf.preview(PanelSettings(True))
     if found is None:
         return _NOBODY
     checkpoint = found[0]
-    if session.chooser.presets.find(checkpoint) is None:
+    if shelf.chooser.presets.find(checkpoint) is None:
         return f"Nothing is saved for {checkpoint.file.path.name}."
     try:
-        session.chooser.presets.remove(checkpoint)
+        shelf.chooser.presets.remove(checkpoint)
     except OSError as error:
         return f"The preset could not be removed ({error.strerror}); it is untouched."
     return f"Forgotten: {checkpoint.file.path.name} is chosen for by rules and what is known of it again."
@@ -69,8 +69,8 @@ def _refused(settings: PanelSettings, decision: Decision) -> str | None:
     return refusal_of(decision)
 
 
-def _wish(name: str, session: Session) -> VaeWish:
+def _wish(name: str, shelf: Shelf) -> VaeWish:
     if name in (AUTOMATIC, BAKED, SAME):
         return VaeWish(name)
-    file = session.find(name)
-    return VaeWish(file.name, session.hashes.peek(file))
+    file = shelf.find(name)
+    return VaeWish(file.name, shelf.hashes.peek(file))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vae_manager.selection.decision import AUTOMATIC, Decision
 from vae_manager.webui.hosts.base import Host
+from vae_manager.webui.hosts.picture_job import PictureJob, Said
 from vae_manager.webui.infotext import KEY, write
-from vae_manager.webui.job import Job, Name, differing, first_picture
+from vae_manager.webui.job import Job, Name, differing
 
 COLOR_KEY = "VAE Manager color"
 """The infotext's key for what was found wrong with a picture's colours, and what was done."""
@@ -17,52 +18,38 @@ OURS = (KEY, COLOR_KEY, "VAE", "VAE hash")
 """What we may write of the infotext. The last two are the host's own words, which it leaves to others to overrule."""
 
 
-WROTE = "vae_manager_wrote"
-"""Under this name `p` keeps which of the infotext's keys are ours."""
-
 _FAILED = Decision("host", "host", "it could not be decoded with what was chosen")
 
 
-def record(host: Host, p: Any, job: Job, decisions: Mapping[Name, Decision], again: bool = False) -> None:
+def record(host: Host, view: PictureJob, job: Job, decisions: Mapping[Name, Decision], again: bool = False) -> None:
     """Fill the job's generation parameters.
 
     Args:
         decisions: by what a prompt asks for.
         again: what was recorded for the model before, in the same job, holds no more.
     """
-    prompts = list(getattr(p, "all_prompts", None) or [""])
+    prompts = view.prompts
 
-    def said(say: Any) -> Any:
+    def said(say: Callable[[Decision], str | None]) -> Said:
         value = differing(job.tags, decisions, say, prompts)
-        return _done(p, job, value, say(_FAILED)) if job.failed else value
+        return _done(view, job, value, say(_FAILED)) if job.failed else value
 
-    forget_recorded(p)
-    # a dict of this job's own: hosts copy `p` for several jobs, which go on sharing the dict of the original
-    p.extra_generation_params = dict(p.extra_generation_params)
-    setattr(p, WROTE, OURS)
+    view.unrecord()
     line = said(lambda decision: write(job.recorded(decision)))
-    if line is not None:
-        p.extra_generation_params[KEY] = line
+    view.record({} if line is None else {KEY: line})
     if job.color.mode in ("auto", "match"):
-        p.extra_generation_params[COLOR_KEY] = lambda **known: job.colors.get(_picture(p, known))
+        view.record({COLOR_KEY: lambda **known: job.colors.get(view.picture_of(known))})
     claims = any(job.recorded(decision).vae != AUTOMATIC for decision in decisions.values())
     if not claims and not again and not (job.own and job.hashes.get(job.own)):
         return  # the host's own lines are right, or as right as anybody knows
-    host.record(p, said(lambda decision: job.named(decision)[0]), said(lambda decision: job.named(decision)[1]))
+    host.record(view, said(lambda decision: job.named(decision)[0]), said(lambda decision: job.named(decision)[1]))
 
 
-def forget_recorded(p: Any) -> None:
-    """Take out of a job's parameters what an earlier run of it, or of the one that it is a copy of, has written."""
-    ours = vars(p).pop(WROTE, ())
-    if ours:
-        p.extra_generation_params = {k: v for k, v in p.extra_generation_params.items() if k not in ours}
-
-
-def _done(p: Any, job: Job, value: Any, instead: str | None) -> Any:
+def _done(view: PictureJob, job: Job, value: Said, instead: str | None) -> Said:
     """The value for pictures that were decoded as decided, and another for those that could not be."""
 
-    def for_picture(**known: Any) -> Any:
-        if _picture(p, known) in job.failed:
+    def for_picture(**known: Any) -> str | None:
+        if view.picture_of(known) in job.failed:
             return instead
         return value(**known) if callable(value) else value
 
@@ -80,9 +67,3 @@ def settle(processed: Any) -> None:
     if ours:
         # a copy: the original belongs to pictures that are saved already
         processed.extra_generation_params = params
-
-
-def _picture(p: Any, known: Mapping[str, Any]) -> int:
-    """Which picture an infotext is for: while a batch is saved hosts count within it, afterwards over the job."""
-    index = int(known.get("index") or 0)
-    return first_picture(p) + index if known.get("all_prompts") is getattr(p, "prompts", None) else index

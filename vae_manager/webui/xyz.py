@@ -7,6 +7,7 @@ from typing import Any
 
 from vae_manager.errors import BadInputError
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME
+from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.settings import DECODE
 
@@ -25,12 +26,12 @@ def add_axes(scripts_data: Iterable[Any], names: Names, check: Callable[[str], o
     def vaes(first: str) -> Callable[[], list[str]]:
         return lambda: [first, BAKED, *names()]
 
-    def confirm(p: Any, values: Iterable[str]) -> None:
+    def confirm(p: object, values: Iterable[str]) -> None:
         for value in values:
             if value.casefold() not in (AUTOMATIC.casefold(), BAKED.casefold(), SAME):
                 _told(check, value)
 
-    def confirm_mode(p: Any, values: Iterable[str]) -> None:
+    def confirm_mode(p: object, values: Iterable[str]) -> None:
         wrong = next((value for value in values if value not in DECODE), None)
         if wrong is not None:
             raise RuntimeError(f"There is no decode mode {wrong!r:.40}; the modes are {', '.join(DECODE)}.")
@@ -52,10 +53,9 @@ def _axis_lists(scripts_data: Iterable[Any]) -> Iterable[list[Any]]:
             yield data.module.axis_options
 
 
-def _set(name: str) -> Callable[[Any, str, Any], None]:
-    def apply(p: Any, value: str, values: Any) -> None:
-        # a new dict: the cells' processing objects are shallow copies of one another
-        p.vae_manager_cell = {**getattr(p, "vae_manager_cell", {}), name: value}
+def _set(name: str) -> Callable[[object, str, Any], None]:
+    def apply(p: object, value: str, values: Any) -> None:
+        PictureJob.of(p).set_in_cell(name, value)
 
     return apply
 

@@ -19,11 +19,9 @@ import torch
 from torch import nn
 
 from vae_manager.library.files import Folder
+from vae_manager.webui.hosts.picture_job import PictureJob, Said
 
 log = logging.getLogger("vae_manager")
-
-Said = str | None | Callable[..., str | None]
-"""A value of the infotext, or a function that the host calls for each picture with what it knows of it."""
 
 
 class Host:
@@ -58,10 +56,9 @@ class Host:
         """The checkpoint's path below the checkpoint folder."""
         return str(model.sd_checkpoint_info.name).replace("\\", "/")
 
-    def job_vae(self, p: Any, model: Any) -> str | None:
+    def job_vae(self, job: PictureJob, model: Any) -> str | None:
         """The VAE that the user told the host for this job: a path, a name, 'None' (the baked one) or 'Automatic'."""
-        wanted = self.override(p)
-        return None if wanted is None else self.path_of(wanted)
+        return None if job.override is None else self.path_of(job.override)
 
     def standing_vae(self, model: Any) -> str | None:
         """The VAE of the host's settings, in the same words; None where it has no such setting."""
@@ -69,11 +66,6 @@ class Host:
 
         by_flag = getattr(shared.cmd_opts, "vae_path", None)
         return by_flag or self.path_of(str(getattr(shared.opts, "sd_vae", None) or "Automatic"))
-
-    def override(self, p: Any) -> str | None:
-        """What this job has instead of the host's `sd_vae` setting, as it is written there."""
-        wanted = (getattr(p, "override_settings", None) or {}).get("sd_vae")
-        return None if wanted is None else str(wanted)
 
     @staticmethod
     def path_of(name: str) -> str:
@@ -133,12 +125,12 @@ class Host:
 
         return Path(paths.data_path) / "vae-manager"
 
-    def record(self, p: Any, name: Said, short_hash: Said) -> None:
+    def record(self, job: PictureJob, name: Said, short_hash: Said) -> None:
         """Have the infotext say which VAE file was used (None: the baked one)."""
-        if callable(name):  # these two override what stands on p, which goes into the API's answer as well
-            p.extra_generation_params.update({"VAE": name, "VAE hash": short_hash})
+        if callable(name) or callable(short_hash):
+            job.record({"VAE": name, "VAE hash": short_hash})  # over the host's own two, and into the API's answer
         else:
-            p.sd_vae_name, p.sd_vae_hash = name, short_hash
+            job.record_vae(name, short_hash)
 
     def clean_pasted(self, params: dict[str, Any]) -> None:
         """Take out of pasted values what the host would apply beside our own panel's choice."""

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vae_manager.webui.hosts.base import Guards, Host, Said, around, switched_off
+from vae_manager.webui.hosts.base import Guards, Host, around, switched_off
+from vae_manager.webui.hosts.picture_job import PictureJob, Said
 from vae_manager.webui.options import TRANSLATE_SD_VAE
 
 
@@ -31,13 +32,12 @@ class Forge(Host):
         modules = sd_models.model_data.forge_loading_parameters.get("additional_modules") or []
         return next((Path(path) for path in modules if self._has_vae(Path(path))), None)
 
-    def job_vae(self, p: Any, model: Any) -> str | None:
+    def job_vae(self, job: PictureJob, model: Any) -> str | None:
         # `sd_vae` does nothing in Forge itself: neither as an override nor in the stock X/Y/Z axis
         from modules import shared
 
-        override = self.override(p)
-        if override is not None and getattr(shared.opts, TRANSLATE_SD_VAE, True):
-            return override
+        if job.override is not None and getattr(shared.opts, TRANSLATE_SD_VAE, True):
+            return job.override
         own = self.loaded_vae(model)
         return str(own) if own else None
 
@@ -65,16 +65,14 @@ class Forge(Host):
 
         return switched_off(memory_management, "VAE_ALWAYS_TILED")
 
-    def record(self, p: Any, name: Said, short_hash: Said) -> None:
+    def record(self, job: PictureJob, name: Said, short_hash: Said) -> None:
         # Forge has commented these two lines of the infotext out. Where modules are loaded, a pasted "VAE" would
         # replace the whole list of them, text encoders included, so there only our own key tells.
         from modules import shared
 
-        params = p.extra_generation_params
-        for key in ("VAE", "VAE hash"):
-            params.pop(key, None)
+        job.unrecord("VAE", "VAE hash")
         if name and not shared.opts.forge_additional_modules:
-            params["VAE"], params["VAE hash"] = name, short_hash
+            job.record({"VAE": name, "VAE hash": short_hash})
 
     def clean_pasted(self, params: dict[str, Any]) -> None:
         # the host has already made a list of modules out of "VAE", which would reload the whole checkpoint

@@ -22,11 +22,11 @@ class Faults(scripts.Script):
         if mode.startswith("prompts:"):  # several prompts in one batch, as wildcard extensions make them
             p.prompt = mode.removeprefix("prompts:").split("|")
         if mode == "color":
-            session().colors.finish = lambda *args: 1 / 0
+            session().shelf.colors.finish = lambda *args: 1 / 0
 
     def postprocess(self, p, processed, mode="", *args):
         if mode == "color":
-            del session().colors.finish
+            del session().shelf.colors.finish
 
     def process_batch(self, p, mode="", **kwargs):
         if mode == "interrupt":
@@ -51,14 +51,15 @@ def session():
 def ours_times(vae: str, repeats: int) -> list[float]:
     """Seconds to swap a cached VAE in and the host's own back, as a job does it."""
     from vae_manager.codec.swap import install, remove
+    from vae_manager.webui.first_stage import ready
 
     ours = session()
     module = ours.host.first_stage(ours.host.current_model())
-    file = next(file for file in ours.files() if file.name == vae)
+    file = next(file for file in ours.shelf.files() if file.name == vae)
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()
-        installed = install(module, ours.stage.ready(file, module))
+        installed = install(module, ready(ours.shelf.cache, file, module))
         remove(installed)
         times.append(time.perf_counter() - begin)
     return times

@@ -1,0 +1,287 @@
+"""One job's hold on the host's first stage: our functions and weights in it, the host's switches as the job needs them.
+
+Everything that is taken is put on one stack, and letting go gives all of it back. What fails in here ends in the
+host's own result, and is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae_manager.codec.swap import same_weights
+from vae_manager.errors import VaeFileError
+from vae_manager.library.files import vae_file
+from vae_manager.library.layouts import detect_layout
+from vae_manager.library.tensors import open_tensors
+from vae_manager.selection.decision import Decision, Part
+from vae_manager.webui import coder
+from vae_manager.webui.coloring import FirstPass, rescaled
+from vae_manager.webui.deciding import decide, follow, write_down
+from vae_manager.webui.first_stage import FirstStage
+from vae_manager.webui.hosts.base import quietly
+from vae_manager.webui.hosts.picture_job import PictureJob
+from vae_manager.webui.job import Job, name_of
+from vae_manager.webui.shelf import Shelf
+from vae_manager.webui.tiny import decode_tiny
+
+log = logging.getLogger("vae_manager")
+
+
+class Tenure:
+    """Between `hold` and `let_go`, the model of the moment computes with what the job was given."""
+
+    def __init__(self, shelf: Shelf, stage: FirstStage, view: PictureJob, job: Job, lock: threading.RLock) -> None:
+        """`lock`: held while a picture goes through: previews and API threads come in too."""
+        self.view, self.job = view, job
+        self._shelf, self._host, self._stage, self._lock = shelf, shelf.host, stage, lock
+        self._stack = ExitStack()
+        self._module: nn.Module | None = None
+        """What is held."""
+        self._batch: tuple[int, int] | None = None
+        """While a batch is decoded: the thread that does it, and how many of its pictures are decoded already."""
+        self._finishing = False
+        """The batch is decoded: what is decoded now is a part of the picture that is being finished."""
+
+    def hold(self) -> None:
+        """Have the model that is loaded now compute with the VAE of the batch's first picture.
+
+        Raises:
+            VaeFileError: it cannot be loaded, or does not fit.
+        """
+        model, job = self._host.current_model(), self.job
+        module = self._host.first_stage(model) if model is not None else None
+        if module is None or job.is_idle:
+            self.let_go()
+            return
+        if self._host.checkpoint(model) != job.checkpoint:
+            follow(self._shelf, self.view, job, model)
+        if module is not self._module:
+            self.let_go()
+            self._stack.callback(self._stage.release)
+            self._module = module
+            self._settle_tiler(module)
+        self._stage.hold(
+            module,
+            {
+                "decode": self._decode,
+                "encode": self._encode,
+                "decoder.forward": lambda inner, *a, **k: self._forward(True, inner, *a, **k),
+                "encoder.forward": lambda inner, *a, **k: self._forward(False, inner, *a, **k),
+            },
+        )
+        self._put(self._choice("decode", self.view.first))
+
+    def let_go(self) -> None:
+        """Give everything back. Nothing happens where nothing is held."""
+        self._module = None
+        self._stack.close()
+
+    def begin_batch(self) -> None:
+        """The host begins to decode the current batch, in this thread."""
+        self._batch = (threading.get_ident(), 0)
+
+    def end_batch(self) -> None:
+        self._batch = None
+
+    def finish_batch(self, finishing: bool) -> None:
+        """The current batch is decoded, and its pictures are finished one by one; or the next one begins."""
+        self._finishing = finishing
+
+    def _settle_tiler(self, module: nn.Module) -> None:
+        """Another tiler cuts latents up before they reach us: off, where it is the host's own and in the way."""
+        job, tiler = self.job, self._host.tiler(module)
+        if tiler and (job.mode == "exact" or len(job.decisions) > 1):
+            self._stack.callback(self._host.suspend_tiler())
+        job.watch.tiler = self._host.tiler(module)
+        if tiler and job.mode in ("auto", "exact"):
+            what = "your choice 'exact' goes before it" if job.mode == "exact" else "its tiles decode this picture"
+            job.watch.warn(f"{tiler} is switched on: {what}. For exact pixels in little memory, switch it off.")
+
+    # --- which VAE
+
+    def _choice(self, part: str, picture: int) -> Decision | Part:
+        model = self._host.current_model()
+        hires = self.view.in_hires_pass
+        return self.job.choice(part, picture, hires, lambda name: decide(self._shelf, self.job, model, name))
+
+    def _put(self, choice: Decision | Part) -> None:
+        """Have the first stage compute with the VAE chosen."""
+        stage = self._stage
+        if choice.kind == "host":
+            stage.put_back()
+        elif choice.vae is not None:
+            tiny = self._shelf.tinies.of(choice.vae, stage.module)
+            stage.put_back() if tiny else stage.use(choice.vae)
+        elif not self._has_baked(checkpoint := self._host.checkpoint(self._host.current_model())):
+            stage.use(vae_file(checkpoint))
+        else:
+            stage.put_back()
+
+    def _has_baked(self, checkpoint: Path) -> bool:
+        """Whether the model holds the VAE that its checkpoint file holds.
+
+        The host's own books are not asked: some hosts lose the baked VAE without noticing. Only a pickle is taken at
+        the host's word, unless the baked VAE was asked for: looking into it means reading all of it.
+
+        Raises:
+            VaeFileError: the checkpoint has no VAE in it.
+        """
+        job = self.job
+        if checkpoint not in job.has_baked:
+            self._stage.put_back()
+            module = self._stage.module
+            assert module is not None
+            automatic = job.decision.source not in ("prompt", "panel", "job")
+            if job.own is None and automatic and checkpoint.suffix.lower() != ".safetensors":
+                job.has_baked[checkpoint] = True
+            else:
+                opened = open_tensors(checkpoint)
+                keys = detect_layout(opened.header).keys
+                found = same_weights(module, lambda name: opened.fetch(keys[name]) if name in keys else None)
+                job.has_baked[checkpoint] = found
+        return job.has_baked[checkpoint]
+
+    # --- inside the host's decode and encode
+
+    def _in_batch(self) -> bool:
+        """Whether this thread decodes the job's batch: a preview does not, nor does what repaints a part of it."""
+        return self._batch is not None and self._batch[0] == threading.get_ident() and not self._finishing
+
+    def _pictures(self, count: int) -> list[int]:
+        """Which pictures the next `count` rows are. Previews, in their own thread, are shown as the first."""
+        first, last = self.view.first, self.view.first + self.view.batch_size - 1
+        if self._batch is None or not self._in_batch():
+            return [self._current()] * count
+        done = self._batch[1]
+        self._batch = (self._batch[0], done + count)
+        return [min(first + done + row, last) for row in range(count)]
+
+    def _current(self) -> int:
+        """The picture that is encoded, or decoded outside its batch."""
+        return self.view.at if self._finishing else self.view.first
+
+    def _decode(self, inner: Callable[..., Any], z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Around the host's `first_stage.decode`: every picture with its own VAE."""
+        with self._lock:
+            if self._module is None:
+                return inner(z, *args, **kwargs)
+            try:
+                self._keep(z)
+                z = self._scaled_right(z)
+                pictures = self._pictures(z.shape[0])
+                choices = [self._choice("decode", picture) for picture in pictures]
+            except Exception as error:
+                self._leave_it_to_the_host(error)
+                return inner(z, *args, **kwargs)
+
+            def decode(choice: Decision | Part, rows: slice) -> Any:
+                return self._decode_with(choice, pictures[rows], lambda z: inner(z, *args, **kwargs), z[rows])
+
+            if all(_same(choice, choices[0]) for choice in choices):
+                found = decode(choices[0], slice(None))
+            else:
+                found = torch.cat([decode(choice, slice(i, i + 1)) for i, choice in enumerate(choices)])
+            self._note(pictures, choices, found)
+            return found
+
+    def _decode_with(self, choice: Decision | Part, pictures: list[int], inner: Any, z: Tensor) -> Any:
+        """Decode pictures that have one choice in common."""
+        try:
+            self._put(choice)
+            if choice.vae is not None and (tiny := self._shelf.tinies.of(choice.vae, self._stage.module)):
+                return decode_tiny(tiny, z, self._family())
+        except Exception as error:
+            self._leave_it_to_the_host(error, choice)
+            if self._in_batch():
+                self._take_back(pictures)
+        return inner(z)
+
+    def _encode(self, inner: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Around the host's `first_stage.encode`."""
+        with self._lock:
+            choice = None
+            try:
+                if self._module is not None:
+                    choice = self._choice("encode", self._current())
+                    self._put(choice)
+            except Exception as error:
+                self._leave_it_to_the_host(error, choice)
+            return inner(x, *args, **kwargs)
+
+    def _forward(self, decodes: bool, inner: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Around the `forward` of the decoder or encoder: in one piece or streamed."""
+        with self._lock:
+            module, job = self._stage.module, self.job
+            if self._module is None or module is None or args or kwargs or x.ndim != 4 or job.mode == "host":
+                return inner(x, *args, **kwargs)
+            part = module.get_submodule("decoder" if decodes else "encoder")
+            weights = self._stage.version or str(self._host.checkpoint(self._host.current_model()))
+            return coder.run(inner, part, x, decodes, job.mode, weights, job.watch)
+
+    def _leave_it_to_the_host(self, error: Exception, choice: Decision | Part | None = None) -> None:
+        """Something of ours failed inside the host's decode or encode: its own VAE does it, and that is told."""
+        if isinstance(error, VaeFileError):
+            message = error.sentence(name_of(choice or self.job.decision))
+        else:
+            log.error("VAE Manager failed", exc_info=error)
+            message = f"VAE Manager failed ({error})."
+        self.job.watch.warn(f"{message} The WebUI's own VAE was used.")
+        quietly(self._stage.put_back)
+
+    def _take_back(self, pictures: list[int]) -> None:
+        """What the infotext of these pictures claims is not what was done: the host's own VAE decodes them."""
+        self.job.failed.update(pictures)
+        path = self._host.checkpoint(self._host.current_model())
+        decisions = {name: found for (of, name), found in self.job.decisions.items() if of == path}
+        write_down(self._shelf, self.view, self.job, decisions, again=True)
+
+    # --- what is kept of a picture
+
+    def _keep(self, z: Tensor) -> None:
+        """Keep a latent for calibrating."""
+        if not self.view.is_detail and not self._finishing:
+            kept = z[:1].detach().to("cpu", torch.float32, copy=True)
+            self._shelf.latents.append((self._host.checkpoint(self._host.current_model()), kept))
+
+    def _note(self, pictures: list[int], choices: list[Decision | Part], found: Any) -> None:
+        """Remember what decoded the pictures of this batch, and the first pass of hires fix, for their colours."""
+        job = self.job
+        if not self._in_batch() or not job.looks_at_colors(self.view):
+            return  # a preview; or nobody will ask
+        try:
+            for row, (picture, choice) in enumerate(zip(pictures, choices, strict=True)):
+                made = job.made[picture] = self._shelf.made_by(job, choice)
+                # another tiler hands over tiles
+                if self.view.in_first_pass and job.color.mode == "auto" and not job.watch.tiler:
+                    pixels = (found[row].detach().float() / 2 + 0.5).clamp(0, 1).to("cpu", torch.float16)
+                    job.first_passes[picture] = FirstPass(pixels, made)
+        except Exception:
+            log.exception("VAE Manager could not note what decoded a picture; its colours are judged without that")
+
+    def _scaled_right(self, z: Tensor) -> Tensor:
+        """Unscaled latents as the family's models mean them, where the host divides by another family's number."""
+        model, module = self._host.current_model(), self._stage.module
+        if self.job.color.mode == "off" or module is None:
+            return z
+        found = rescaled(self._host.scale_factor(model, module), self._family())
+        if found is None:
+            return z
+        factor, fault = found
+        self.job.watch.warn(f"{fault.sentence}; it was decoded at the right one instead.")
+        return z * factor
+
+    def _family(self) -> str:
+        found = self._shelf.checkpoint(self._host.current_model())
+        return found.family if found else "unknown"
+
+
+def _same(one: Decision | Part, other: Decision | Part) -> bool:
+    return one.kind == other.kind and one.vae == other.vae
