@@ -286,12 +286,14 @@ COLOR = [
     ),
     *of(
         "color/reference",
+        "tests/color/test_thresholds.py",
         "tests/color/test_diagnose.py",
-        another_picture_is_matched=(
-            "residual > MAX_RESIDUAL or alike < MIN_AGREEMENT or",
-            "residual > 9 or alike < -2 or",
-        ),
+        another_picture_is_matched=("MAX_RESIDUAL or alike < MIN_AGREEMENT or", "MAX_RESIDUAL or alike < -2 or"),
         what_was_painted_has_a_say=("source, target = source[kept], target[kept]", "pass"),
+        what_was_painted_tells_whether_it_is_the_same=(
+            "agreement(source, target, grid, kept)",
+            "agreement(source, target, grid)",
+        ),
     ),
     *of(
         "color/matrix",

@@ -13,6 +13,7 @@ from vae_manager.color.diagnose import diagnose, looks_fine
 from vae_manager.color.drift import drift_map, hold
 from vae_manager.color.matrix import adjustment, affine, is_identity
 from vae_manager.color.pool import different, pooled_map, too_strong
+from vae_manager.color.reference import fit_reference
 from vae_manager.color.statistics import statistics
 from vae_manager.library.probe import bundled_pictures
 
@@ -43,6 +44,31 @@ def test_a_picture_that_was_half_painted_anew_is_not_held_to_the_old_one():
     before, other = picture(0) * 0.5 + 0.25, picture(4) * 0.5 + 0.25
     assert drift_map(torch.lerp(before, other, 0.1), before) is not None
     assert drift_map(torch.lerp(before, other, 0.5), before) is None
+
+
+def test_what_a_mask_says_was_painted_has_no_say_in_the_colours():
+    """Most of the picture is new, and in other colours: only the rest can tell what the VAE has done."""
+    before = picture(3)
+    changed = torch.zeros(192, 192)
+    changed[:, :120] = 1
+    new = before.clone()
+    new[:, :, :120] = affine(picture(4), adjustment(0.6, 0.2))[:, :, :120]
+    found = fit_reference(pale(new), before, changed)
+    assert found.matrix is not None
+    kept = affine(pale(new), found.matrix)[:, changed == 0]
+    assert (kept - before[:, changed == 0]).abs().mean() < 0.005
+    unmasked = fit_reference(pale(new), before)
+    assert (
+        unmasked.matrix is None
+        or (affine(pale(new), unmasked.matrix)[:, changed == 0] - before[:, changed == 0]).abs().mean() > 0.01
+    )
+
+
+def test_other_pictures_are_no_references(photos: list[torch.Tensor]):
+    for n, photo in enumerate(photos):
+        for other in photos[n + 1 :]:
+            found = fit_reference(photo * 0.2 + 0.4, other * 0.2 + 0.4)
+            assert found.matrix is None
 
 
 # --- one picture alone

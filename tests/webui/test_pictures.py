@@ -126,7 +126,7 @@ def host_z() -> Tensor:
 
 
 def test_a_preview_in_another_thread_does_not_count(session, host):
-    start(session, ["x <vae:b>", "x <vae:c>"])
+    start(session, ["x <vae:b>", "x <vae:c>", "x <vae:b>"])
     stage, guards = host.model.first_stage_model, session.guards()
     guards.begin_batch()
     with torch.no_grad():

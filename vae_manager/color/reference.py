@@ -47,12 +47,13 @@ def fit_reference(pixels: Tensor, reference: Tensor, changed: Tensor | None = No
     height, width = pixels.shape[1:]
     grid = max(2, round(height / BOX)), max(2, round(width / BOX))
     source, target = box_down(pixels, *grid), box_down(reference, *grid)
-    alike = agreement(source, target, grid)
+    kept = torch.ones(len(source), dtype=torch.bool)
     if changed is not None:
         kept = F.adaptive_avg_pool2d(changed[None].double(), grid).flatten() < 0.01
         if kept.sum() < 16:
-            return ReferenceFit(None, 1.0, alike)
-        source, target = source[kept], target[kept]
+            return ReferenceFit(None, 1.0, 0.0)
+    alike = agreement(source, target, grid, kept)
+    source, target = source[kept], target[kept]
     matrix, residuals = fit_map(source, target)
     residual = float(residuals.median())
     if residual > MAX_RESIDUAL or alike < MIN_AGREEMENT or not _plausible(matrix):
