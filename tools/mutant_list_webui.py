@@ -116,7 +116,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *of(
         "webui/hosts/base",
         "tests/webui/test_api.py",
-        HOSTS,
+        f"{SESSION}::test_a_guard_of_ours_that_fails_leaves_the_hosts_function_its_result",
         a_login_without_a_password=(
             "for user, _, password in pairs if user and password)",
             "for user, _, password in pairs)",
