@@ -343,7 +343,7 @@ def test_the_peak_stays_within_the_plans_promise() -> None:
     for _ in range(50):
         vae = pick.choice(vaes)
         ratio = vae.config.ratio
-        h, w, n = pick.randint(1, 12), pick.randint(1, 12), pick.choice((1, 1, 2))
+        h, w, n = pick.randint(1, 9), pick.randint(1, 9), pick.choice((1, 1, 2))
         mode, pixels = pick.choice(MODES), pick.choice((None, 64, 512))
         dtype = pick.choice((torch.float32, torch.float32, torch.bfloat16))
         if pick.random() < 0.6:
@@ -396,7 +396,7 @@ def test_many_decodes_leave_nothing_behind() -> None:
     stream_decode(vae, z)
 
     def soak() -> None:
-        for n in range(200):
+        for n in range(60):
             stream_decode(vae, z, plan=plan_decode(vae, z.shape, mode=MODES[n % 5]))
 
     import gc
@@ -448,7 +448,7 @@ from tests.codec.streaming_vaes import small_vae
 from vae_manager.codec.streaming import plan_decode, stream_decode
 torch.set_num_threads(1)
 vae = small_vae((32, 32, 32, 32), dtype=torch.float32, attention=False)
-z = torch.randn(1, 4, 96, 96, generator=torch.Generator().manual_seed(5))
+z = torch.randn(1, 4, 56, 56, generator=torch.Generator().manual_seed(5))
 stream_decode(vae, z[..., :8, :8])
 plan = plan_decode(vae, z.shape, mode="A")
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
