@@ -21,6 +21,7 @@ from tests.codec.streaming_vaes import pad_circularly, peak_bytes, scaled_weight
 from vae_manager.codec.streaming import MODES, heap, plan_decode, plan_encode, stream_decode, stream_encode
 from vae_manager.codec.streaming.moments import merge, norm_affine, strip_moments
 from vae_manager.codec.streaming.passes import POLICIES, passes
+from vae_manager.codec.streaming.structure import decoder_chain
 from vae_manager.errors import BadInputError, Interrupted, MemoryLimitError, VaeFileError
 
 LEVEL = 2 / 255
@@ -311,9 +312,9 @@ def test_norm_affine_is_group_norm() -> None:
 
 
 def test_every_policy_computes_every_norms_statistics_before_it_is_needed() -> None:
-    kinds = ("up", "open", "close", "open", "close", "out")
+    steps = decoder_chain(small_vae((8, 16))).stages[-1].steps  # up, two blocks of two steps each, out
     for keep in POLICIES:
-        todo = passes(kinds, keep)
+        todo = passes(steps, keep)
         assert [p.last for p in todo] == list(range(6))
         assert all(p.first == 0 for p in todo) == (keep.mode == "D")
         assert todo[-1].frees
