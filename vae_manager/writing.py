@@ -52,7 +52,7 @@ def save_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
     """
     from safetensors.torch import save, save_file  # brings torch, which not every command needs
 
-    given, texts = dict(tensors), dict(metadata) if metadata else None
+    given, texts = dict(tensors), {key: _utf8(value) for key, value in metadata.items()} if metadata else None
 
     def write(part: Path) -> None:
         try:
@@ -63,6 +63,11 @@ def save_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
             save_file(given, str(part), texts)
 
     write_whole(target, write)
+
+
+def _utf8(text: str) -> str:
+    """A text with what UTF-8 cannot hold (parts of a file's name) written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _from_safetensors(error: Exception, target: Path) -> Exception:

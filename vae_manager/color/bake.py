@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vae_manager.color.matrix import invert
 from vae_manager.errors import VaeFileError
+from vae_manager.library.numbers import is_fp8
 
 DECODER_OUT = "decoder.conv_out"
 ENCODER_IN = "encoder.conv_in"
@@ -64,6 +65,8 @@ def _conv(state: Mapping[str, Tensor], name: str, pictures_axis: int) -> tuple[T
 
 def _with(state: Mapping[str, Tensor], name: str, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     dtype = state[f"{name}.weight"].dtype
+    if is_fp8(dtype):  # 3 bits of mantissa would round most corrections away
+        dtype = torch.float16
     folded = {f"{name}.weight": weight.to(dtype), f"{name}.bias": bias.to(dtype)}
     if not all(tensor.isfinite().all() for tensor in folded.values()):
         raise VaeFileError("the map is too strong for the precision of its weights; convert it to fp32 first")

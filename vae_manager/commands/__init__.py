@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae_manager.errors import BadInputError
+from vae_manager.errors import BadInputError, VaeFileError
 
 if TYPE_CHECKING:
     from vae_manager.library.files import VaeFile
@@ -36,6 +38,21 @@ def open_file(path: str) -> VaeFile:
     except (OSError, ValueError):  # too long a name, a null byte, no permission
         pass
     raise BadInputError(f"There is no file {path[:200]!r}.")
+
+
+@contextlib.contextmanager
+def about(name: str) -> Iterator[None]:
+    """Have a refusal from within name what it is about, where it does not.
+
+    Raises:
+        BadInputError: instead of a VaeFileError, too.
+    """
+    try:
+        yield
+    except VaeFileError as error:
+        raise BadInputError(error.sentence(name)) from error
+    except BadInputError as error:
+        raise error if name in str(error) else BadInputError(f"{name}: {error}") from error
 
 
 def check_seed(seed: int) -> None:

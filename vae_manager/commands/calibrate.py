@@ -12,11 +12,11 @@ from torch import Tensor
 from vae_manager import __version__
 from vae_manager.codec.build import build_kl
 from vae_manager.codec.latents import load_latent
-from vae_manager.codec.whole import decode
+from vae_manager.codec.whole import check_latent, decode
 from vae_manager.color.bake import fold_decoder, fold_encoder
 from vae_manager.color.calibration import measure
 from vae_manager.color.matrix import adjustment, affine, compose, identity, invert, is_identity
-from vae_manager.commands import Result, open_file
+from vae_manager.commands import Result, about, open_file
 from vae_manager.commands.outputs import check_output, check_vae_output, save_vae
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.json_text import read_json_text
@@ -38,7 +38,7 @@ def calibrate(args: argparse.Namespace) -> Result:
     """The map that makes pictures of one VAE look like another's, from latents that both decode."""
     if args.output:
         check_output(Path(args.output), [*args.latents, args.vae, args.reference_vae], (".json",))
-    latents = [load_latent(Path(path)).z for path in args.latents]
+    latents = [_latent(path) for path in args.latents]
     vae, reference = (_load(path) for path in (args.vae, args.reference_vae))
     families = {identity.family for _, _, identity in (vae, reference)} - {"unknown"}
     if len(families) > 1:
@@ -78,6 +78,13 @@ def _matrix_text(matrix: Tensor) -> str:
 
 
 # --- calibrate
+
+
+def _latent(path: str) -> Tensor:
+    z = load_latent(Path(path)).z
+    with about(path):
+        check_latent(z, z.shape[1])
+    return z
 
 
 def _load(path: str) -> tuple[dict[str, Tensor], int, Identity]:

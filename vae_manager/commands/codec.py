@@ -26,7 +26,7 @@ from vae_manager.codec.streaming import (
     stream_encode,
 )
 from vae_manager.codec.whole import check_latent, decode, encode, latent_of
-from vae_manager.commands import Result, check_seed, megabytes, open_file
+from vae_manager.commands import Result, about, check_seed, megabytes, open_file
 from vae_manager.commands.library import DTYPES
 from vae_manager.commands.measure import Measured, measure
 from vae_manager.commands.outputs import check_output
@@ -50,7 +50,8 @@ def encode_picture(args: argparse.Namespace) -> Result:
     height, width = pixels.shape[2:]
     padded = pad_to_multiple(pixels, vae.config.ratio)
     generator = torch.Generator().manual_seed(args.seed) if args.sample else None
-    (moments, mode), measured = measure(args.device, lambda: _encode(vae, padded, args))
+    with about(args.vae):
+        (moments, mode), measured = measure(args.device, lambda: _encode(vae, padded, args))
     z = latent_of(moments, generator)
     latent = Latent(z, identity.family, identity.scale_factor)
     if padded.shape != pixels.shape:
@@ -68,15 +69,21 @@ def decode_latent(args: argparse.Namespace) -> Result:
     latent = load_latent(Path(args.latent))
     check_holds(output, latent.z.shape[0])
     vae, identity = load_vae(args)
-    _check_family(latent, identity)
-    z = latent_for(identity, latent)
-    (pixels, mode), measured = measure(args.device, lambda: _decode(vae, z, args))
-    if not torch.isfinite(pixels).all():
-        raise BadInputError(f"The picture holds NaN in {args.dtype}: this VAE needs --dtype bf16 or fp32.")
+    with about(f"{args.latent} with {args.vae}"):
+        _check_family(latent, identity)
+        z = latent_for(identity, latent)
+        (pixels, mode), measured = measure(args.device, lambda: _decode(vae, z, args))
+        if not torch.isfinite(pixels).all():
+            raise BadInputError(_not_finite(args.dtype))
     if latent.size:
         pixels = pixels[:, :, : latent.size[1], : latent.size[0]]
     save_picture(output, pixels, args.bits)
     return _result(args.output, pixels.shape[3], pixels.shape[2], list(latent.z.shape), measured, mode)
+
+
+def _not_finite(dtype: str) -> str:
+    remedy = "this VAE needs --dtype bf16 or fp32" if dtype == "fp16" else "the VAE is damaged; use another one"
+    return f"The picture holds NaN in {dtype}: {remedy}."
 
 
 def _check_options(args: argparse.Namespace) -> None:

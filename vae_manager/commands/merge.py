@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from vae_manager import __version__
-from vae_manager.commands import Result, megabytes, open_file
+from vae_manager.commands import Result, about, megabytes, open_file
 from vae_manager.commands.outputs import check_vae_output, save_vae
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.families import FAMILIES, family_title
@@ -27,7 +27,8 @@ def merge(args: argparse.Namespace) -> Result:
     check_vae_output(output, sources)
     reports = [_report(file) for file in sources]
     states = [_load(file) for file in sources]
-    merged = merge_states(states[0], states[1], args.alpha)
+    with about(f"{sources[0].path.name} and {sources[1].path.name}"):
+        merged = merge_states(states[0], states[1], args.alpha)
     family = _one_family(reports)
     facts = FAMILIES.get(family)
     scaled = facts if facts and facts.scale_factor is not None else reports[0].identity

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vae_manager.codec.streaming.kernels import Kernel
 
@@ -176,23 +177,15 @@ def copy(x: Tensor, out: Tensor) -> None:
     out.copy_(x)
 
 
-def relu(x: Tensor, out: Tensor) -> None:
-    torch.clamp_min(x, 0, out=out)
-
-
-def normed(scale: Tensor, shift: Tensor, activate: Callable[[Tensor], Tensor]) -> Write:
-    """activate(x·scale + shift), the normalised and activated input of a convolution, written where it is needed.
-
-    Args:
-        activate: in place.
-    """
+def norm_silu(scale: Tensor, shift: Tensor) -> Write:
+    """SiLU(x·scale + shift), the normalised and activated input of a convolution, written where it is needed."""
 
     def write(x: Tensor, out: Tensor) -> None:
         if x.dtype == scale.dtype:
             torch.addcmul(shift, x, scale, out=out)
-            activate(out)
+            F.silu(out, inplace=True)
         else:  # half precision: rounded once, after the activation
-            out.copy_(activate(torch.addcmul(shift, x, scale)))
+            out.copy_(F.silu(torch.addcmul(shift, x, scale), inplace=True))
 
     return write
 
