@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.config import KLConfig
-from vae_manager.codec.streaming import MODES, Plan, heap, plan_decode, plan_encode, stream_decode, stream_encode
+from vae_manager.codec.streaming import MODES, Mode, Plan, heap, plan_decode, plan_encode, stream_decode, stream_encode
 from vae_manager.commands.bench import tiling_arguments
 from vae_manager.errors import MemoryLimitError
 
@@ -185,7 +185,7 @@ def subject(what: str, name: str, vae: AutoencoderKL, size: tuple[int, int], lim
             return lambda x: (theirs.decode(x).sample, None)
         return lambda x: (theirs.encode(x).latent_dist.parameters, None)
     if name.startswith("exact"):
-        mode = name.removeprefix("exact ") if "%" not in name else None
+        mode: Mode | None = next((mode for mode in MODES if name == f"exact {mode}"), None)
         plan_it, stream = (plan_decode, stream_decode) if what == "decode" else (plan_encode, stream_encode)
         plan = plan_it(vae, make_input(what, size).shape, mode=mode, memory_limit=limit)
         return lambda x: (stream(vae, x, plan=plan).tensor, plan)

@@ -314,7 +314,9 @@ COLOR = [
     ),
     *of(
         "color/session",
-        "tests/color/test_diagnose.py::test_session_is_kept_bounded_and_forgotten_with_its_files",
+        "tests/color/test_diagnose.py",
+        "-k",
+        "session_is_kept or replaced",
         pictures_of_a_changed_file=("for part in (*checkpoint[1:], *vae[1:]))", "for part in vae[1:])"),
         no_end_of_pictures=("kept = (*before, seen)[-KEPT:] if", "kept = (*before, seen) if"),
     ),

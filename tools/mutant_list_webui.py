@@ -36,8 +36,8 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{JOBS}::test_a_move_that_fails_is_tried_again_and_nothing_is_forgotten",
         f"{JOBS}::test_what_is_in_the_cache_is_held_against_each_model",
         cache_key_without_dtype=(
-            "self.cache.get((file.version, dtype), load)",
-            "self.cache.get((file.version,), load)",
+            "cache.get((file.version, dtype), load)",
+            "cache.get((file.version,), load)",
         ),
         written_states_are_kept=("if was_written(installed):", "if False:"),
         forgotten_before_it_is_put_back=(
@@ -48,45 +48,69 @@ MUTANTS: tuple[Mutant, ...] = (
     *of(
         "webui/session",
         PICTURES,
-        scale_fixed_the_wrong_way=("return z * factor", "return z / factor"),
+        HOSTS,
         no_lock=("self._lock = threading.RLock()", "self._lock = __import__('contextlib').nullcontext()"),
-        adetailers_parts_are_coloured=(
-            ' and not vars(p).get("_ad_inner")\n\n    def _made_by',
-            "\n\n    def _made_by",
-        ),
-        previews_count_as_pictures=("if self._batch is None or not self._in_batch():", "if self._batch is None:"),
-        remembered_unasked=("if self.options.remember:", "if True:"),
     ),
     *of(
         "webui/session",
         HOSTS,
-        finish_without_undo=(
-            "self._job, self._batch, self._overridden = None, None, None\n            self._undo(job)",
-            "self._job, self._batch, self._overridden = None, None, None",
+        finish_without_undo=("job.first_passes.clear()\n            self._leave()", "job.first_passes.clear()"),
+        a_failed_job_is_left_in_place=(
+            "            self._leave()\n            view = PictureJob.of(p)\n            view.forget()",
+            "            view = PictureJob.of(p)\n            view.forget()",
         ),
-        begin_without_undo=(
-            "                self._undo(job)\n            self._job, self._batch = None, None",
-            "                pass\n            self._job, self._batch = None, None",
-        ),
-        tiler_not_suspended=("job.undo.append(self.host.suspend_tiler())", "pass"),
         no_ensure_before_a_batch=(
-            "                self.ensure()\n                self._batch",
-            "                self._batch",
+            "self.ensure()\n            if self._tenure is not None:\n                self._tenure.begin_batch()",
+            "if self._tenure is not None:\n                self._tenure.begin_batch()",
         ),
+    ),
+    *of(
+        "webui/tenure",
+        PICTURES,
+        scale_fixed_the_wrong_way=("return z * factor", "return z / factor"),
+        previews_count_as_pictures=("if self._batch is None or not self._in_batch():", "if self._batch is None:"),
+        baked_is_taken_at_the_hosts_word=(
+            "job.own is None and automatic and checkpoint",
+            "job.own is None and checkpoint",
+        ),
+    ),
+    *of(
+        "webui/tenure",
+        HOSTS,
+        tiler_not_suspended=("self._stack.callback(self._host.suspend_tiler())", "pass"),
+        functions_are_left_behind=("self._stack.callback(self._stage.release)", "pass"),
+    ),
+    *of(
+        "webui/shelf",
+        PICTURES,
+        remembered_unasked=("if self.options.remember:", "if True:"),
     ),
     *of(
         "webui/job",
         PICTURES,
         JOBS,
-        every_batch_is_the_first=('int(getattr(p, "iteration", 0) or 0) *', "0 *"),
+        adetailers_parts_are_coloured=('self.color.mode != "off" and not view.is_detail', 'self.color.mode != "off"'),
         encoded_as_it_is_decoded=('if part == "encode" and decision.encode is not None:', "if False:"),
         grids_labels_are_believed=("if not {override, path_of(override)} & meant:", "if False:"),
     ),
     *of(
-        "webui/hosts/processing",
+        "webui/hosts/picture_job",
+        PICTURES,
         JOBS,
-        copies_close_the_original=("        held.remove(p)  # a copy's", "        pass  # a copy's"),
-        the_copied_job_is_begun=("if pending is not None and pending[0].p is p:", "if pending is not None:"),
+        every_batch_is_the_first=('int(getattr(self._p, "iteration", 0) or 0) * self.batch_size', "0"),
+        parameters_are_shared_by_copies=(
+            "self._p.extra_generation_params = {**self._p.extra_generation_params, **values}",
+            "self._p.extra_generation_params.update(values)",
+        ),
+        a_copy_keeps_the_originals_functions=("                around.remove(self._p)", "                pass"),
+    ),
+    *of(
+        "webui/hosts/picture_job",
+        "tests/webui/test_xyz.py",
+        cells_share_one_dict=(
+            "setattr(self._p, CELL, {**self.cell, name: value})",
+            "vars(self._p).setdefault(CELL, {})[name] = value",
+        ),
     ),
     *of(
         "webui/api",
@@ -101,22 +125,18 @@ MUTANTS: tuple[Mutant, ...] = (
     *of(
         "webui/xyz",
         "tests/webui/test_xyz.py",
-        cells_share_one_dict=(
-            'p.vae_manager_cell = {**getattr(p, "vae_manager_cell", {}), name: value}',
-            'p.vae_manager_cell = getattr(p, "vae_manager_cell", {}); p.vae_manager_cell[name] = value',
-        ),
         axes_added_twice=('if any(axis.label.startswith(f"[{KEY}]") for axis in axes):', "if False:"),
     ),
     *of(
         "webui/paste",
         "tests/webui/test_paste.py",
         pasted_enabled_always=("return bool(params.get(KEY))", "return True"),
-        the_hosts_vae_is_set_too=("    session.host.clean_pasted(params)", "    pass"),
+        the_hosts_vae_is_set_too=("    shelf.host.clean_pasted(params)", "    pass"),
     ),
     *of(
         "webui/hosts/base",
         "tests/webui/test_api.py",
-        HOSTS,
+        f"{SESSION}::test_a_guard_of_ours_that_fails_leaves_the_hosts_function_its_result",
         a_login_without_a_password=(
             "for user, _, password in pairs if user and password)",
             "for user, _, password in pairs)",

@@ -34,7 +34,7 @@ TIME_LIMIT = 900
 
 CAUGHT, SURVIVED, STALE, ERROR = "caught", "SURVIVED", "STALE", "ERROR"
 MEANING = {
-    CAUGHT: "a test failed",
+    CAUGHT: "a test failed, or what it stands on",
     SURVIVED: "no test noticed",
     STALE: "the old text is not there, or more than once: mend the list",
     ERROR: "pytest could not run the tests that are named, or they took too long",
@@ -97,9 +97,9 @@ def judged(mutant: Mutant, tree: Path) -> tuple[str, str]:
     except subprocess.TimeoutExpired:
         return ERROR, f"not done after {TIME_LIMIT} s"
     lines = done.stdout.splitlines()
-    failed = next((line.split(" - ")[0] for line in lines if line.startswith("FAILED ")), "")
+    failed = next((line.split(" - ")[0] for line in lines if line.startswith(("FAILED ", "ERROR "))), "")
     if done.returncode == 1 and failed:
-        return CAUGHT, f"[{failed.removeprefix('FAILED ')}]"
+        return CAUGHT, f"[{failed.partition(' ')[2]}]"
     return (SURVIVED, "") if done.returncode == 0 else (ERROR, (lines or done.stderr.splitlines() or [""])[-1])
 
 

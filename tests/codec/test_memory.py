@@ -14,8 +14,7 @@ from tests.conftest import make_vae
 from vae_manager.codec import memory
 from vae_manager.codec.config import KLConfig
 from vae_manager.codec.memory import UNKNOWN, free_bytes, is_out_of_memory
-from vae_manager.codec.streaming import plan_decode, stream_decode
-from vae_manager.codec.streaming.kl import KLCoder
+from vae_manager.codec.streaming import api, plan_decode, stream_decode
 
 CPU = torch.device("cpu")
 
@@ -135,15 +134,15 @@ def test_each_retry_after_out_of_memory_plans_smaller(monkeypatch):
     vae = make_vae(KLConfig(encoder_stem=32, encoder_channels=(32, 32, 64, 64), decoder_channels=(32, 32, 64, 64)))
     z = torch.randn(1, 4, 24, 20)
     peak = plan_decode(vae, tuple(z.shape), memory_limit=1 << 40, mode="A").peak_bytes
-    tried, stream = [], KLCoder.stream
+    tried, stream = [], api.stream
 
-    def failing(self, picture, plan, *rest):
+    def failing(chain, picture, plan, *rest):
         tried.append(plan.peak_bytes)
         if len(tried) < 3:
             raise RuntimeError("CUDA out of memory")
-        stream(self, picture, plan, *rest)
+        stream(chain, picture, plan, *rest)
 
-    monkeypatch.setattr(KLCoder, "stream", failing)
+    monkeypatch.setattr(api, "stream", failing)
     found = stream_decode(vae, z, memory_limit=peak)
     assert tried == sorted(set(tried), reverse=True) and len(tried) == 3
     assert found.report.peak_bytes == tried[-1]

@@ -21,6 +21,7 @@ from tests.codec.streaming_vaes import pad_circularly, peak_bytes, scaled_weight
 from vae_manager.codec.streaming import MODES, heap, plan_decode, plan_encode, stream_decode, stream_encode
 from vae_manager.codec.streaming.moments import merge, norm_affine, strip_moments
 from vae_manager.codec.streaming.passes import POLICIES, passes
+from vae_manager.codec.streaming.structure import decoder_chain
 from vae_manager.errors import BadInputError, Interrupted, MemoryLimitError, VaeFileError
 
 LEVEL = 2 / 255
@@ -311,9 +312,9 @@ def test_norm_affine_is_group_norm() -> None:
 
 
 def test_every_policy_computes_every_norms_statistics_before_it_is_needed() -> None:
-    kinds = ("up", "open", "close", "open", "close", "out")
+    steps = decoder_chain(small_vae((8, 16))).stages[-1].steps  # up, two blocks of two steps each, out
     for keep in POLICIES:
-        todo = passes(kinds, keep)
+        todo = passes(steps, keep)
         assert [p.last for p in todo] == list(range(6))
         assert all(p.first == 0 for p in todo) == (keep.mode == "D")
         assert todo[-1].frees
@@ -343,7 +344,7 @@ def test_the_peak_stays_within_the_plans_promise() -> None:
     for _ in range(50):
         vae = pick.choice(vaes)
         ratio = vae.config.ratio
-        h, w, n = pick.randint(1, 12), pick.randint(1, 12), pick.choice((1, 1, 2))
+        h, w, n = pick.randint(1, 9), pick.randint(1, 9), pick.choice((1, 1, 2))
         mode, pixels = pick.choice(MODES), pick.choice((None, 64, 512))
         dtype = pick.choice((torch.float32, torch.float32, torch.bfloat16))
         if pick.random() < 0.6:
@@ -396,7 +397,7 @@ def test_many_decodes_leave_nothing_behind() -> None:
     stream_decode(vae, z)
 
     def soak() -> None:
-        for n in range(200):
+        for n in range(60):
             stream_decode(vae, z, plan=plan_decode(vae, z.shape, mode=MODES[n % 5]))
 
     import gc
@@ -448,7 +449,7 @@ from tests.codec.streaming_vaes import small_vae
 from vae_manager.codec.streaming import plan_decode, stream_decode
 torch.set_num_threads(1)
 vae = small_vae((32, 32, 32, 32), dtype=torch.float32, attention=False)
-z = torch.randn(1, 4, 96, 96, generator=torch.Generator().manual_seed(5))
+z = torch.randn(1, 4, 56, 56, generator=torch.Generator().manual_seed(5))
 stream_decode(vae, z[..., :8, :8])
 plan = plan_decode(vae, z.shape, mode="A")
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

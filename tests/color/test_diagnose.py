@@ -171,6 +171,14 @@ def test_session_is_kept_bounded_and_forgotten_with_its_files(tmp_path):
     assert len(ColorSession(None).add(*VERSIONS, statistics(picture(0, 32)))) == 1
 
 
+def test_pictures_of_a_checkpoint_that_was_replaced_are_forgotten_like_those_of_a_vae():
+    session, seen = ColorSession(), statistics(picture(0))
+    (checkpoint, size, _), vae = VERSIONS
+    assert session.add(*VERSIONS, seen) == (seen,)
+    assert session.pictures((checkpoint, size, 9), vae) == ()
+    assert session.pictures(*VERSIONS) == (seen,)
+
+
 def test_a_failed_picture_is_not_remembered(tmp_path):
     session = ColorSession(open_store(tmp_path))
     assert session.add(*VERSIONS, statistics(torch.full((3, 8, 8), float("nan")))) == ()

@@ -71,6 +71,20 @@ def test_other_pictures_are_no_references(photos: list[torch.Tensor]):
             assert found.matrix is None
 
 
+def test_the_same_sky_over_another_wood_is_no_reference():
+    """Nearly the same colours in the same places: that the details are others tells that it is another picture."""
+    down = torch.linspace(0.1, 0.9, 24)[:, None].expand(24, 24)
+
+    def wood(seed: int) -> torch.Tensor:
+        leaves = torch.randn(24, 24, generator=torch.Generator().manual_seed(seed))
+        blocks = torch.stack([down + 0.03 * leaves, down.flip(0) * 0.5 + 0.03 * leaves, 0.5 + 0.03 * leaves])
+        return blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).clamp(0, 1)
+
+    assert fit_reference(pale(wood(1)), wood(1)).matrix is not None
+    other = fit_reference(pale(wood(1)), wood(2))
+    assert other.residual < 0.07 and other.matrix is None
+
+
 # --- one picture alone
 
 

@@ -331,6 +331,7 @@ def test_what_repaints_a_part_of_a_picture_has_that_pictures_vae(session: Sessio
     rows = decode_batch(session, host, Z[:2])
     made, kept = dict(view_of(job).made), len(session.shelf.latents)
     session.finish_pictures(job, list(rows))
+    session.finish(copy(job), SimpleNamespace())  # ADetailer tells every script so, before its first part
     for index, seed in enumerate((2, 3)):
         job.batch_index = index
         with torch.no_grad():
@@ -338,8 +339,15 @@ def test_what_repaints_a_part_of_a_picture_has_that_pictures_vae(session: Sessio
         assert torch.equal(encoded, make_vae(seed=seed).encode_moments(PICTURE))
         assert torch.allclose(decode_batch(session, host, Z[2:])[0], by(seed, 2)[0], atol=1e-5)
     assert view_of(job).made == made and len(session.shelf.latents) == kept
+    stray = copy(job)  # and after its last one, it sends a copy through the first hooks and no further
+    session.begin(stray)
+    session.prepare(stray, PanelSettings())
+    line = job.extra_generation_params[KEY]
+    assert [str(line(all_prompts=job.all_prompts, index=i))[:5] for i in range(2)] == ["vae=b", "vae=c"]
     session.next_batch(job)
     assert torch.equal(host.pixels(), decode(make_vae(seed=2), host_z()))
+    session.finish(job, SimpleNamespace(extra_generation_params=job.extra_generation_params))
+    assert torch.equal(host.pixels(), decode(make_vae(seed=1), host_z()))
 
 
 def view_of(job: Hosted) -> JobOfOurs:

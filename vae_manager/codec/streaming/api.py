@@ -13,17 +13,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from vae_manager.codec.memory import free_bytes, is_out_of_memory, release_cached
 from vae_manager.codec.streaming import heap
-from vae_manager.codec.streaming.kl import KLCoder
-from vae_manager.codec.streaming.plan import MODES, Plan, Request
-from vae_manager.codec.streaming.run import NotFinite
-from vae_manager.codec.streaming.tiny import TinyCoder, is_tiny
+from vae_manager.codec.streaming.chain import Chain
+from vae_manager.codec.streaming.flow import NotFinite
+from vae_manager.codec.streaming.passes import MODES, Mode
+from vae_manager.codec.streaming.plan import Plan, Request, best_plan, pass_work
+from vae_manager.codec.streaming.run import stream
+from vae_manager.codec.streaming.structure import decoder_chain, encoder_chain
+from vae_manager.codec.streaming.tiny import is_tiny, tiny_chain
 from vae_manager.errors import BadInputError, Interrupted, MemoryLimitError
 
 if TYPE_CHECKING:
@@ -70,7 +73,7 @@ class PlanOptions(TypedDict, total=False):
     """To compute on; None takes the weights' own."""
     memory_limit: int | None
     """Bytes that may be taken; None asks the device what is free."""
-    mode: str | None
+    mode: Mode | None
     """One of "A", "B", "P", "C", "D", from most memory to least; None lets the limit decide."""
     strip_pixels: int | None
     """Pixels of a strip, at every resolution; None chooses."""
@@ -104,12 +107,12 @@ def plan_decode(vae: nn.Module, shape: tuple[int, ...], **options: Unpack[PlanOp
         BadInputError: the shape does not suit this VAE.
         MemoryLimitError: nothing fits; the message names the least that would.
     """
-    return _plan(_coder(vae, True), shape, options)
+    return _plan(_chain(vae, True), shape, options)
 
 
 def plan_encode(vae: nn.Module, shape: tuple[int, ...], **options: Unpack[PlanOptions]) -> Plan:
     """The fastest way to encode pictures of this shape, (N, 3, H, W), that fits; errors as `plan_decode`."""
-    return _plan(_coder(vae, False), shape, options)
+    return _plan(_chain(vae, False), shape, options)
 
 
 def stream_decode(vae: nn.Module, z: Tensor, **options: Unpack[StreamOptions]) -> StreamResult:
@@ -119,7 +122,7 @@ def stream_decode(vae: nn.Module, z: Tensor, **options: Unpack[StreamOptions]) -
         VaeFileError, BadInputError, MemoryLimitError: as `plan_decode`.
         Interrupted: `should_stop` said so.
     """
-    return _stream(_coder(vae, True), z, **options)
+    return _stream(_chain(vae, True), z, **options)
 
 
 def stream_encode(vae: nn.Module, x: Tensor, **options: Unpack[StreamOptions]) -> StreamResult:
@@ -127,60 +130,24 @@ def stream_encode(vae: nn.Module, x: Tensor, **options: Unpack[StreamOptions]) -
 
     Errors as `stream_decode`.
     """
-    return _stream(_coder(vae, False), x, **options)
+    return _stream(_chain(vae, False), x, **options)
 
 
 # --- how
 
 
-class Coder(Protocol):
-    """One half of an autoencoder, whose layers are understood."""
-
-    @property
-    def decodes(self) -> bool: ...
-
-    @property
-    def weight(self) -> Tensor:
-        """A weight, for the dtype and device that the others are taken to have too."""
-        ...
-
-    def result_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Of one picture or latent, (C, H, W), for an input of height × width."""
-        ...
-
-    def best_plan(self, request: Request) -> Plan:
-        """The fastest plan that fits; raises BadInputError or MemoryLimitError."""
-        ...
-
-    def pass_work(self, plan: Plan) -> list[float]:
-        """The work of every pass over one picture; its sum is `plan.work` per picture."""
-        ...
-
-    def stream(
-        self,
-        picture: Tensor,
-        plan: Plan,
-        emit: Callable[[Tensor], None],
-        begin: Callable[[], None],
-        tick: Callable[[float], None],
-    ) -> None:
-        """Stream one input (C, H, W): strips (rows, W, C) of the result go to `emit` from top to bottom.
-
-        `begin` is called before each pass, `tick` after each strip with its share of the pass. Raises NotFinite.
-        """
-        ...
+def _chain(vae: nn.Module, decodes: bool) -> Chain:
+    if is_tiny(vae, decodes):
+        return tiny_chain(vae, decodes)
+    return decoder_chain(vae) if decodes else encoder_chain(vae)
 
 
-def _coder(vae: nn.Module, decodes: bool) -> Coder:
-    return TinyCoder.of(vae, decodes) if is_tiny(vae, decodes) else KLCoder.of(vae, decodes)
-
-
-def _plan(coder: Coder, shape: tuple[int, ...], options: PlanOptions) -> Plan:
-    device = torch.device(options.get("device") or coder.weight.device)
+def _plan(chain: Chain, shape: tuple[int, ...], options: PlanOptions) -> Plan:
+    device = torch.device(options.get("device") or chain.weight.device)
     limit = options.get("memory_limit")
     request = Request(
         shape=tuple(shape),  # type: ignore[arg-type]
-        dtype=options.get("dtype") or coder.weight.dtype,
+        dtype=options.get("dtype") or chain.weight.dtype,
         device=device,
         storage=torch.device(options.get("storage") or device),
         limit_bytes=free_bytes(device) if limit is None else limit,
@@ -188,12 +155,12 @@ def _plan(coder: Coder, shape: tuple[int, ...], options: PlanOptions) -> Plan:
         strip_pixels=options.get("strip_pixels"),
         rows_only=options.get("rows_only", False),
     )
-    return coder.best_plan(request)
+    return best_plan(chain, request)
 
 
 @torch.no_grad()
 def _stream(
-    coder: Coder,
+    chain: Chain,
     source: Tensor,
     plan: Plan | None = None,
     memory_limit: int | None = None,
@@ -204,27 +171,27 @@ def _stream(
     start = time.perf_counter()
     if plan is None:
         device = source.device if source.device.type != "cpu" else None
-        plan = _plan(coder, source.shape, {"device": device, "memory_limit": memory_limit, "rows_only": bool(on_rows)})
-    if plan.shape != tuple(source.shape) or plan.decodes != coder.decodes:
+        plan = _plan(chain, source.shape, {"device": device, "memory_limit": memory_limit, "rows_only": bool(on_rows)})
+    if plan.shape != tuple(source.shape) or plan.decodes != chain.decodes:
         raise BadInputError(f"the plan is for {list(plan.shape)} and the input is {list(source.shape)}")
-    result = _Result(coder, plan, on_rows)
+    result = _Result(chain, plan, on_rows)
     progress = _Progress(source.shape[0], on_progress, should_stop)
     retries: list[str] = []
     for index, picture in enumerate(source):
         while True:
             result.begin(index, plan.dtype)
-            trouble = _attempt(coder, picture, plan, result, progress)
+            trouble = _attempt(chain, picture, plan, result, progress)
             if trouble is None:
                 break
             # Here the failed attempt's frames, and with them its tensors, are gone.
             failed = plan
             if isinstance(trouble, NotFinite):
-                plan = _wider(coder, failed)
+                plan = _wider(chain, failed)
                 names = [str(p.dtype).removeprefix("torch.") for p in (failed, plan)]
                 retries.append(f"picture {index + 1} overflowed {names[0]} and was computed in {names[1]}")
             else:
                 release_cached(plan.device)
-                plan = _smaller(coder, failed)
+                plan = _smaller(chain, failed)
                 retries.append(f"out of memory in mode {failed.mode}, went on in mode {plan.mode}")
     seconds = time.perf_counter() - start
     report = Report(
@@ -234,12 +201,12 @@ def _stream(
 
 
 def _attempt(
-    coder: Coder, picture: Tensor, plan: Plan, result: _Result, progress: _Progress
+    chain: Chain, picture: Tensor, plan: Plan, result: _Result, progress: _Progress
 ) -> NotFinite | MemoryError | None:
     """Stream one picture; what went wrong, if it is something that another plan can mend."""
-    progress.start(result.index, coder.pass_work(plan))
+    progress.start(result.index, pass_work(chain, plan))
     try:
-        coder.stream(picture, plan, result.put, progress.begin, progress.tick)
+        stream(chain, picture, plan, result.put, progress)
     except NotFinite:
         return NotFinite()
     except (RuntimeError, MemoryError) as error:
@@ -254,10 +221,10 @@ def _attempt(
 class _Result:
     """Where the strips of the result go: into one tensor, or to the caller."""
 
-    def __init__(self, coder: Coder, plan: Plan, on_rows: Callable[[int, int, Tensor], None] | None) -> None:
+    def __init__(self, chain: Chain, plan: Plan, on_rows: Callable[[int, int, Tensor], None] | None) -> None:
         self.tensor, self.dtype, self.index = None, plan.dtype, 0
         if on_rows is None:
-            shape = (plan.shape[0], *coder.result_shape(*plan.shape[2:]))
+            shape = (plan.shape[0], *chain.result_shape(*plan.shape[2:]))
             self.tensor = torch.empty(shape, dtype=plan.dtype, device=plan.device)
         self._on_rows, self._y = on_rows, 0
 
@@ -312,21 +279,21 @@ class _Progress:
             raise Interrupted("the decode or encode was stopped")
 
 
-def _wider(coder: Coder, plan: Plan) -> Plan:
+def _wider(chain: Chain, plan: Plan) -> Plan:
     """The plan after an overflow: float32 if that fits, or else bfloat16, which has float32's range."""
     try:
-        return coder.best_plan(replace(plan.request, dtype=torch.float32, mode=None))
+        return best_plan(chain, replace(plan.request, dtype=torch.float32, mode=None))
     except MemoryLimitError:
         if plan.dtype == torch.bfloat16:
             raise
-        return coder.best_plan(replace(plan.request, dtype=torch.bfloat16))
+        return best_plan(chain, replace(plan.request, dtype=torch.bfloat16))
 
 
-def _smaller(coder: Coder, plan: Plan) -> Plan:
+def _smaller(chain: Chain, plan: Plan) -> Plan:
     """The plan to go on with after `plan` ran out of memory: the next mode that takes less, if there is one."""
     for mode in MODES[MODES.index(plan.mode) + 1 :]:
         try:
-            found = coder.best_plan(replace(plan.request, mode=mode, limit_bytes=plan.peak_bytes - 1))
+            found = best_plan(chain, replace(plan.request, mode=mode, limit_bytes=plan.peak_bytes - 1))
         except MemoryLimitError:
             continue
         return replace(found, request=replace(found.request, limit_bytes=plan.limit_bytes))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vae_manager.codec.streaming.flow import Terms
 from vae_manager.codec.streaming.kernels import live_weight
-from vae_manager.codec.streaming.structure import Attention
 
 
 def query_chunk(positions: int, budget: int) -> int:
@@ -18,11 +20,41 @@ def query_chunk(positions: int, budget: int) -> int:
     return max(1, min(positions, budget // (8 * positions)))
 
 
+def attention_bytes(positions: int, channels: int, terms: Terms) -> int:
+    """What `attend` takes besides x: the normalised map, keys, values, weights, a chunk of queries and its scores."""
+    chunk, item = query_chunk(positions, terms.attention_bytes), terms.item
+    wide = 4 // item if item < 4 else 1
+    scores = 8 * chunk * positions
+    if _is_fused(channels, terms.device, terms.dtype):
+        # the kernel's own tiles, one set for each thread
+        tiles = min(FUSED_QUERIES, positions) * (min(FUSED_KEYS, positions) + channels)
+        scores = min(scores, 8 * tiles * torch.get_num_threads())
+    return item * channels * (positions * (2 + wide) + 4 * chunk + 4 * channels) + scores
+
+
+FUSED_QUERIES, FUSED_KEYS = 256, 512
+"""Tiles of torch's attention on a CPU (ATen `FlashAttentionKernel.cpp`)."""
+
+
+@cache
+def _is_fused(channels: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Does torch compute attention of this width there without making the scores? Only of a CPU's kernel is known
+    what it takes instead."""
+    choice = getattr(torch, "_fused_sdp_choice", None)
+    if device.type != "cpu" or choice is None:
+        return False
+    q = torch.empty(1, 1, 2, channels, dtype=dtype)
+    try:
+        with torch.no_grad():
+            return int(choice(q, q, q)) != 0
+    except (RuntimeError, TypeError):
+        return False
+
+
 def attend(
     x: Tensor,
-    attention: Attention,
-    scale: Tensor,
-    shift: Tensor,
+    layers: tuple[Any, Any, Any, Any],
+    affine: tuple[Tensor, Tensor],
     budget: int,
     exponents: tuple[int, int],
     tick: Callable[[float], None],
@@ -30,16 +62,18 @@ def attend(
     """x + out(softmax(q·k / √C) v), in place; x is (H, W, C), channels-last.
 
     Args:
-        scale, shift: the norm before q, k and v, per channel (`moments.norm_affine`).
+        layers: q, k, v and out, each a 1×1 convolution or linear.
+        affine: scale and shift of the norm before q, k and v, per channel (`moments.norm_affine`).
         budget: bytes that the scores of one chunk of queries may take.
         exponents: x holds the map times 2^−first; the result holds it times 2^−second.
         tick: called after each chunk with its share of the whole.
     """
+    (q_layer, k_layer, v_layer, out_layer), (scale, shift) = layers, affine
     flat = x.view(-1, x.shape[-1])
     normed = torch.addcmul(shift, flat, scale).to(x.dtype)
-    q_weight, q_bias = _linear(attention.q, x)
-    out_weight, out_bias = _linear(attention.out, x, 2.0 ** -exponents[1])
-    k, v = (F.linear(normed, *_linear(layer, x))[None, None] for layer in (attention.k, attention.v))
+    q_weight, q_bias = _linear(q_layer, x)
+    out_weight, out_bias = _linear(out_layer, x, 2.0 ** -exponents[1])
+    k, v = (F.linear(normed, *_linear(layer, x))[None, None] for layer in (k_layer, v_layer))
     chunk = query_chunk(flat.shape[0], budget)
     # Equal chunks: a short last one would cost as much as a full one on a GPU.
     chunk = math.ceil(flat.shape[0] / math.ceil(flat.shape[0] / chunk))
@@ -53,7 +87,7 @@ def attend(
     return x
 
 
-def _linear(layer: torch.nn.Module, like: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor | None]:
+def _linear(layer: Any, like: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor | None]:
     """Weight (C', C) and bias of a 1×1 convolution or a linear layer."""
     weight, bias = live_weight(layer, like, factor, factor)
     return weight.reshape(weight.shape[0], -1), bias

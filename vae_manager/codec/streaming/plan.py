@@ -7,26 +7,25 @@ under the limit; a stage's peak does not depend on the others' policies, so the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 import torch
 
-from vae_manager.codec.streaming.attention import query_chunk
+from vae_manager.codec.streaming.chain import Chain, Stage
+from vae_manager.codec.streaming.flow import SPARE, Size, Terms
 from vae_manager.codec.streaming.heap import with_slack, without_slack
-from vae_manager.codec.streaming.kernels import SIDES, transformed, workspace
-from vae_manager.codec.streaming.passes import NAMED, POLICIES, Keep, Pass, Step, passes, steps_of
-from vae_manager.codec.streaming.structure import Block, Chain
+from vae_manager.codec.streaming.kernels import SIDES
+from vae_manager.codec.streaming.passes import MODES, NAMED, POLICIES, Keep, Mode, Pass, passes
+from vae_manager.codec.streaming.steps import Convolve, Step
 from vae_manager.errors import BadInputError, MemoryLimitError
-
-MODES = "ABPCD"
-"""From most memory and fewest computations to least memory; see `Keep.mode`."""
 
 STRIP_PIXELS = {"cpu": (8192, 4096, 2048), "": (262144, 65536, 16384)}
 """Strip sizes that are tried on a CPU and elsewhere, the fastest first. A GPU needs large strips to be busy; on a CPU
 2048 pixels are as fast as 16384 (docs/tiling.md)."""
 
-MIN_STRIP_ROWS = 4
 OVERHEAD_BYTES = 2**19
 """What does not depend on the picture: moments, and the attention kernel's own buffers."""
 
@@ -45,8 +44,8 @@ class Request:
     storage: torch.device
     """Where maps wait between passes; a second device, where they do not fit on the first."""
     limit_bytes: int
-    mode: str | None = None
-    """A letter of `MODES` for the full-resolution stage; None lets the limit decide."""
+    mode: Mode | None = None
+    """One of `MODES`, for the full-resolution stage; None lets the limit decide."""
     strip_pixels: int | None = None
     """Pixels of a strip; None tries `STRIP_PIXELS`."""
     rows_only: bool = False
@@ -55,7 +54,12 @@ class Request:
     @property
     def item(self) -> int:
         """Bytes of one number."""
-        return torch.empty(0, dtype=self.dtype).element_size()
+        return self.dtype.itemsize
+
+    @property
+    def on_device(self) -> bool:
+        """Do maps wait on the device that computes?"""
+        return self.storage == self.device
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Plan:
     keeps: tuple[Keep, ...]
     """One policy per stage, in the order of the chain."""
     rows: tuple[int, ...]
-    """Strip height per stage, in rows of that stage."""
+    """Strip height per stage, in rows of its largest map."""
     sides: tuple[int, ...]
     """Per stage, outputs along one side of a Winograd tile."""
     attention_bytes: int
@@ -97,7 +101,7 @@ class Plan:
         return self.request.limit_bytes
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> Mode:
         """The letter of the full-resolution stage, which decides the memory."""
         return (self.keeps[-1] if self.decodes else self.keeps[0]).mode
 
@@ -105,25 +109,6 @@ class Plan:
         """One line for the log: `exact, mode C: 1.3 GB of 5.1 GB free`."""
         where = "" if self.storage == self.device else f", maps on {self.storage}"
         return f"exact, mode {self.mode}: {_gb(self.peak_bytes)} of {_gb(self.limit_bytes)} free{where}"
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where a stage works: the size of its maps, and of the map that enters it."""
-
-    height: int
-    width: int
-    height_in: int
-    width_in: int
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A stage's grid, the rows of a strip, and the side of a Winograd tile."""
-
-    grid: Grid
-    rows: int
-    side: int
 
 
 def _gb(size: int) -> str:
@@ -137,7 +122,7 @@ def best_plan(chain: Chain, request: Request) -> Plan:
         BadInputError: the input's shape does not suit the chain.
         MemoryLimitError: nothing fits; the message names the least that would.
     """
-    check_shape(request, chain.decodes, channels_in(chain), chain.ratio)
+    check_shape(chain, request)
     return fastest([_plan(chain, request, attention_bytes) for attention_bytes in ATTENTION_BYTES])
 
 
@@ -164,59 +149,21 @@ def strip_sizes(request: Request) -> tuple[int, ...]:
     return STRIP_PIXELS.get(request.device.type, STRIP_PIXELS[""])
 
 
-# --- shapes
-
-
-def channels_in(chain: Chain) -> int:
-    """Channels of the input that `chain` takes (before its `pre` convolution)."""
-    first = chain.pre if chain.pre is not None else chain.stages[0].head
-    return int(first.weight.shape[1])  # type: ignore[union-attr, arg-type]
-
-
-def channels_out(chain: Chain) -> int:
-    """Channels of the result (behind its `post` convolution)."""
-    last = chain.post if chain.post is not None else chain.stages[-1].tail
-    return int(last.weight.shape[0])  # type: ignore[union-attr, arg-type]
-
-
-def check_shape(request: Request, decodes: bool, channels: int, ratio: int) -> None:
-    """Raise BadInputError unless the request is one that a coder of these channels can do."""
-    what, shape = "latent" if decodes else "picture", request.shape
+def check_shape(chain: Chain, request: Request) -> None:
+    """Raise BadInputError unless the request is one that the chain can do."""
+    what, shape = "latent" if chain.decodes else "picture", request.shape
     if len(shape) != 4 or 0 in shape:
         raise BadInputError(f"a {what} has the shape (N, C, height, width), and this is {list(shape)}")
-    if shape[1] != channels:
-        raise BadInputError(f"the {what} has {shape[1]} channels and this VAE takes {channels}")
-    if not decodes and min(shape[2:]) < ratio:
-        raise BadInputError(f"the picture is {shape[3]}×{shape[2]}: each side must have {ratio} pixels at least")
+    if shape[1] != chain.channels_in:
+        raise BadInputError(f"the {what} has {shape[1]} channels and this VAE takes {chain.channels_in}")
+    if not chain.decodes and min(shape[2:]) < chain.ratio:
+        raise BadInputError(f"the picture is {shape[3]}×{shape[2]}: each side must have {chain.ratio} pixels at least")
     if request.mode is not None and request.mode not in MODES:
         raise BadInputError(f"there is no mode {request.mode!r}: the modes are {', '.join(MODES)}")
-
-
-def stage_grids(chain: Chain, height: int, width: int) -> list[Grid]:
-    """The size of every stage's maps for an input of height × width."""
-    grids = []
-    for stage in chain.stages:
-        entering = (height, width)
-        if stage.upsamples:
-            height, width = 2 * height, 2 * width
-        grids.append(Grid(height, width, *entering))
-        if stage.downsamples:
-            height, width = height // 2, width // 2
-    return grids
-
-
-def stage_steps(chain: Chain) -> list[tuple[Step, ...]]:
-    """The steps of every stage."""
-    found, width = [], int(chain.stages[0].head.weight.shape[1])  # type: ignore[union-attr, arg-type]
-    for stage in chain.stages:
-        steps = steps_of(stage, width)
-        found.append(steps)
-        width = steps[-1].c_out if steps else width
-    return found
-
-
-def kinds(steps: tuple[Step, ...]) -> tuple[str, ...]:
-    return tuple(step.kind for step in steps)
+    if request.mode is not None and request.mode not in chain.modes:
+        raise BadInputError(f"this VAE is streamed in mode {' or '.join(chain.modes)} only: not in {request.mode}")
+    if chain.needs_multiples and any(side % chain.ratio for side in shape[2:]):
+        raise BadInputError(f"to tile seamlessly, the sides of the picture must be multiples of {chain.ratio}")
 
 
 # --- memory and work
@@ -235,23 +182,26 @@ class _Option:
 
 def _plan(chain: Chain, request: Request, attention_bytes: int) -> Plan:
     """The cheapest plan that fits, or else the smallest."""
-    grids, steps = stage_grids(chain, *request.shape[2:]), stage_steps(chain)
-    fixed = _fixed_bytes(chain, request, grids[-1])
+    grids = chain.grids(*request.shape[2:])
+    fixed = _fixed_bytes(chain, request)
     room = without_slack(request.limit_bytes, request.device) - fixed
-    full = len(grids) - 1 if chain.decodes else 0
+    full = len(chain.stages) - 1 if chain.decodes else 0
+    policies = POLICIES if chain.modes == MODES else tuple(NAMED[mode] for mode in chain.modes)
 
     def options(n: int, policies: tuple[Keep, ...]) -> list[_Option]:
-        found = []
-        for keep, pixels, side in product(policies, strip_sizes(request), SIDES):
-            cut = Cut(grids[n], strip_rows(grids[n], pixels), side)
-            cost = _stage_cost(chain, request, steps[n], keep, cut, attention_bytes, n == 0)
-            found.append(_Option(keep, cut.rows, side, *cost))
+        heights = [chain.stages[n].strip_rows(*grids[n], pixels) for pixels in strip_sizes(request)]
+        terms = [Terms(request.device, request.dtype, attention_bytes, side, chain.rescales) for side in SIDES]
+        ways = {(rows, t.side): StagePrices(chain, n, grids[n], rows, t) for rows in heights for t in terms}
+        found: list[_Option] = []
+        for keep, ((rows, side), prices) in product(policies, ways.items()):
+            costs = prices.of_passes(keep, request.on_device)
+            found.append(_Option(keep, rows, side, max(peak for peak, _ in costs), sum(work for _, work in costs)))
         return found
 
-    top = _cheapest(options(full, POLICIES if request.mode is None else (NAMED[request.mode],)), room)
+    top = _cheapest(options(full, policies if request.mode is None else (NAMED[request.mode],)), room)
     # In a mode that was asked for, no other stage may take more than the full-resolution one.
     others = room if request.mode is None else min(room, top.peak)
-    chosen = [top if n == full else _cheapest(options(n, POLICIES), others) for n in range(len(grids))]
+    chosen = [top if n == full else _cheapest(options(n, policies), others) for n in range(len(chain.stages))]
     return Plan(
         decodes=chain.decodes,
         request=request,
@@ -272,128 +222,96 @@ def _cheapest(options: list[_Option], limit: int) -> _Option:
     return min(options, key=lambda option: (option.peak, option.work))
 
 
-def pass_work(chain: Chain, plan: Plan) -> list[float]:
-    """The work of every pass over one picture, in order; its sum is `plan.work` per picture."""
-    cuts = map(Cut, stage_grids(chain, *plan.shape[2:]), plan.rows, plan.sides)
-    return [
-        _strip_cost(chain, plan.request, steps[todo.first : todo.last + 1], todo, cut, plan.attention_bytes)[1]
-        for steps, keep, cut in zip(stage_steps(chain), plan.keeps, cuts)
-        for todo in passes(kinds(steps), keep)
-    ]
-
-
-def strip_rows(grid: Grid, pixels: int) -> int:
-    """The whole map, or a power of two, so that strips of one stage divide into strips of the next."""
-    rows = max(1, pixels // grid.width)
-    return grid.height if rows >= grid.height else max(min(MIN_STRIP_ROWS, grid.height), 2 ** (rows.bit_length() - 1))
-
-
-def _fixed_bytes(chain: Chain, request: Request, last: Grid) -> int:
+def _fixed_bytes(chain: Chain, request: Request) -> int:
     """The results of all pictures, and the channels-last copy of one input."""
     n, _, height, width = request.shape
-    result = 0 if request.rows_only else n * channels_out(chain) * last.height * last.width
-    entering = channels_in(chain) + (steps_of(chain.stages[0], 0)[0].layer.weight.shape[1] if chain.pre else 0)
-    return OVERHEAD_BYTES + request.item * (result + entering * height * width)
+    result = 0 if request.rows_only else n * prod(chain.result_shape(height, width))
+    copies = chain.channels_in + (chain.stages[0].steps[0].c_in if chain.pre is not None else 0)
+    return OVERHEAD_BYTES + request.item * (result + copies * height * width)
 
 
-def _stage_cost(
-    chain: Chain,
-    request: Request,
-    steps: tuple[Step, ...],
-    keep: Keep,
-    cut: Cut,
-    attention_bytes: int,
-    is_first: bool,
-) -> tuple[int, float]:
-    """Bytes at the peak and work of one stage under a policy."""
-    peak, work, h_map, grid = 0, 0.0, 0, cut.grid
-    for todo in passes(kinds(steps), keep):
-        doing = steps[todo.first : todo.last + 1]
-        pixels = grid.height * grid.width
-        pixels_in = grid.height_in * grid.width_in if todo.first == 0 else pixels
-        # The first stage's input is counted with the fixed parts.
-        source = 0 if is_first and todo.first == 0 else doing[0].c_in * pixels_in
-        last = doing[-1]
-        made = last.c_out * (pixels // 4 if last.kind == "down" else pixels) if todo.keeps and last.kind != "out" else 0
-        held = source + (h_map if todo.reads_h else 0)
-        maps = max(held, made) if todo.frees else max(held, source + made)
-        strip, more = _strip_cost(chain, request, doing, todo, cut, attention_bytes)
-        peak = max(peak, request.item * (maps if request.storage == request.device else 0) + strip)
-        work += more
-        h_map = made if last.kind == "open" else 0
-    return peak, work
+def pass_work(chain: Chain, plan: Plan) -> list[float]:
+    """The work of every pass over one picture, in order; its sum is `plan.work` per picture."""
+    grids, found = chain.grids(*plan.shape[2:]), list[float]()
+    for n, (keep, rows, side) in enumerate(zip(plan.keeps, plan.rows, plan.sides)):
+        terms = Terms(plan.device, plan.dtype, plan.attention_bytes, side, chain.rescales)
+        prices = StagePrices(chain, n, grids[n], rows, terms)
+        found += [work for _, work in prices.of_passes(keep, plan.request.on_device)]
+    return found
 
 
-def _strip_cost(
-    chain: Chain,
-    request: Request,
-    doing: tuple[Step, ...],
-    todo: Pass,
-    cut: Cut,
-    attention_bytes: int,
-) -> tuple[int, float]:
-    """Bytes that a pass holds besides whole maps (strips, line buffers, weights made ready), and its work."""
-    if doing[0].kind == "attend":
-        return _attention_cost(request, doing[0], cut.grid, attention_bytes)
-    grid = cut.grid
-    item, width, pixels = request.item, grid.width, grid.height * grid.width
-    # Strips are cut where they are two rows too long, and a block's last one is two rows longer than the others.
-    rows = min(cut.rows + 4, grid.height)
-    area, line = rows * width, width + 2
-    carried = weights = busiest = scratch = 0
-    work = 0.0
-    margin = 2 * len(doing) * doing[0].c_in * width * (2 if chain.wraps else 0)
-    for n, step in enumerate(doing):
-        loads_h = step.kind == "open" and todo.reads_h and "open" not in kinds(doing[n + 1 :])
-        area_in = area // 4 if step.kind == "up" else area
-        line_in = line // 2 + 1 if step.kind == "up" else line
-        area_out = area // 4 if step.kind == "down" else area
-        waiting = 0
-        if step.kind in ("open", "close"):
-            block: Block = step.layer
-            x_width = int(block.conv1.weight.shape[1])  # type: ignore[arg-type, union-attr]
-            if n + 1 < len(doing) or step.kind == "close":
-                waiting = x_width * area
-            if step.kind == "close":
-                carried += 4 * x_width * line
-                if block.skip is not None:
-                    weights += 2 * step.c_out * x_width
-                    work += x_width * step.c_out * pixels
-        if loads_h:
-            busiest = max(busiest, waiting + 2 * step.c_out * area)
-            continue
-        carried += 2 * step.c_in * line_in
-        buffer = step.c_in * (area_in + 2 * line_in + 2 * rows)
-        extra = 0
-        if item == 2 and step.kind in ("open", "close", "out"):
-            extra = 6 * step.c_in * area_in  # the strip and its normalised copies in float32
-        up = step.kind == "up"
-        if step.kind != "down" and transformed(request.device, request.dtype, step.c_in, step.c_out, up):
-            halved = 2 if up else 1  # a kernel that upsamples works on the pixels that it repeats
-            ready, needed, products = workspace(
-                step.c_in, step.c_out, up, cut.side, rows // halved + 1, width // halved
-            )
-            weights += ready
-            scratch = max(scratch, needed)
-        else:
-            weights += 9 * step.c_in * step.c_out
-            extra += 6 * step.c_in * area_in if up else 0
-            extra += step.c_out * area_out  # a convolution may return another memory format
-            products = 9 / 4 if step.kind == "down" else 9.0
-        made = step.c_out * area_out
-        if item == 2:
-            extra += 2 * made  # its moments are taken in float32
-        busiest = max(busiest, waiting + step.c_in * area_in + buffer + extra + made)
-        work += step.c_in * step.c_out * products * pixels
-    source = 2 * doing[0].c_in * (area // 4 if doing[0].kind == "up" else area)  # short strips are joined
-    return item * (carried + weights + busiest + scratch + source + margin), work
+def entering(stage: Stage, grid: tuple[int, int], rows: int) -> Size:
+    """The size that enters a stage, whose strips are `rows` high in its largest map."""
+    return Size(*grid, max(1, rows // stage.zoom))
 
 
-def _attention_cost(request: Request, step: Step, grid: Grid, attention_bytes: int) -> tuple[int, float]:
-    """Besides x: the normalised map, keys, values, the weights, and one chunk of queries with its scores."""
-    positions = grid.height * grid.width
-    chunk = query_chunk(positions, attention_bytes)
-    channels, wide = step.c_out, 4 // request.item if request.item < 4 else 1
-    scores = 8 * chunk * positions
-    maps = channels * (positions * (2 + wide) + 4 * chunk + 4 * channels)
-    return request.item * maps + scores, 4.0 * channels**2 * positions + 2.0 * positions**2 * channels
+class StagePrices:
+    """What the passes over one stage take, with strips of one height and Winograd tiles of one size."""
+
+    def __init__(self, chain: Chain, n: int, grid: tuple[int, int], rows: int, terms: Terms) -> None:
+        """`grid`: of the map that enters the stage."""
+        self._steps, self._wraps, self._terms = chain.stages[n].steps, chain.wraps, terms
+        self._sizes = chain.stages[n].sizes(entering(chain.stages[n], grid, rows))
+        self._is_first, self._is_last = n == 0, n + 1 == len(chain.stages)
+        self._strips: dict[tuple[int, int, int | None], tuple[int, float]] = {}
+        """Passes of several policies are the same ones."""
+
+    def of_passes(self, keep: Keep, maps_count: bool) -> list[tuple[int, float]]:
+        """Bytes at the peak and work of every pass; `maps_count`: whole maps are held on the device that computes."""
+        found: list[tuple[int, float]] = []
+        h_map = 0
+        for todo in passes(self._steps, keep):
+            key = todo.first, todo.last, todo.reads
+            if key not in self._strips:
+                self._strips[key] = self._strip_price(todo)
+            strips, work = self._strips[key]
+            # The first stage's input is counted with the fixed parts, and so is the result.
+            source = self._map(todo.first, todo.first) if todo.first or not self._is_first else 0
+            is_result = self._is_last and todo.last + 1 == len(self._steps)
+            made = self._map(todo.last + 1, todo.last) if todo.keeps and not is_result else 0
+            held = source + (h_map if todo.reads is not None else 0)
+            # what attention made is one strip, which goes when its last row is read
+            lump = todo.first > 0 and self._steps[todo.first - 1].whole
+            maps = max(held, made) if todo.frees and not lump else max(held, source + made)
+            found.append((self._terms.item * ((maps if maps_count else 0) + strips), work))
+            h_map = made if self._steps[todo.last].opens else 0
+        return found
+
+    def _map(self, at: int, step: int) -> int:
+        """Numbers of the map before step `at`, which the step reads or makes."""
+        channels = self._steps[step].c_in if at == step else self._steps[step].c_out
+        return channels * self._sizes[at].pixels
+
+    def _strip_price(self, todo: Pass) -> tuple[int, float]:
+        """Numbers that a pass holds besides whole maps (strips, line buffers, weights made ready), and its work."""
+        first, size = self._steps[todo.first], self._sizes[todo.first]
+        if first.whole:
+            price = first.cost(size, self._terms)
+            return price.strip, price.work
+        margin = pass_margin(self._steps, todo) if self._wraps else 0
+        size = size._replace(over=SPARE, margin=margin, waiting=0)
+        # short strips are joined, and the last rows of a seamless stream are taken out beforehand
+        held = first.c_in * (2 * size.area + 4 * margin * size.width)
+        strip, scratch, work = 0, 0, 0.0
+        for i in range(todo.first, todo.last + 1):
+            step = self._steps[i]
+            if step.opens and i < todo.last:
+                size = size.opened(step.c_in)
+            if i == todo.reads:
+                strip = max(strip, size.waiting + 2 * step.c_out * size.area)
+                continue
+            price = step.cost(size, self._terms)
+            held += price.carried + price.weights
+            strip, scratch, work = max(strip, price.strip), max(scratch, price.scratch), work + price.work
+            size = step.behind(size)
+        return held + strip + scratch, work
+
+
+def pass_margin(steps: Sequence[Step], todo: Pass) -> int:
+    """How many extra rows a seamless stream needs at each end of its source so that none is missing at the end."""
+    needed = 0
+    for i in range(todo.last, todo.first - 1, -1):
+        step = steps[i]
+        assert isinstance(step, Convolve), "attention is a pass of its own"
+        needed = needed if i == todo.reads else step.reach(needed)
+    return needed

@@ -3,290 +3,201 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain as concat
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vae_manager.codec.streaming import precision
-from vae_manager.codec.streaming.attention import attend
+from vae_manager.codec.streaming.chain import Chain, Stage
+from vae_manager.codec.streaming.flow import SPARE, Flow, NotFinite, Point, Run, Size
 from vae_manager.codec.streaming.heap import Heap
-from vae_manager.codec.streaming.kernels import Kernel, Scratch, conv3x3, live_weight, upsampled_conv3x3
-from vae_manager.codec.streaming.moments import Moments, merge, norm_affine, strip_moments
-from vae_manager.codec.streaming.passes import Pass, Step
-from vae_manager.codec.streaming.strips import Map, Rows, Strips, Write, adder, convolve, copy, crop, norm_silu, split
-from vae_manager.codec.streaming.structure import Stage
+from vae_manager.codec.streaming.kernels import live_weight
+from vae_manager.codec.streaming.moments import Moments, merge, strip_moments
+from vae_manager.codec.streaming.passes import Keep, Pass, passes
+from vae_manager.codec.streaming.plan import Plan, entering, pass_margin
+from vae_manager.codec.streaming.steps import Attend, Convolve, Step
+from vae_manager.codec.streaming.strips import Map, Rows, Strips, crop
+
+HALF = (torch.float16, torch.bfloat16)
 
 
-class NotFinite(ArithmeticError):
-    """A map overflowed the dtype: the picture must be computed in a wider one."""
+class Progress(Protocol):
+    """Who is told how far a run is; either may raise to stop it."""
+
+    def begin(self) -> None:
+        """A pass begins."""
+        ...
+
+    def tick(self, share: float) -> None:
+        """A strip is done, which was this share of its pass."""
+        ...
 
 
-@dataclass(frozen=True)
-class Point:
-    """What is known of a map once it has been measured, or bounded."""
-
-    moments: Moments | None
-    amplitude: Tensor
-    """(C,), float64: how large each channel gets."""
-    exponent: int = 0
-    """The map is stored and computed as x·2^−exponent."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What every pass of a run needs to know."""
-
-    device: torch.device
-    dtype: torch.dtype
-    storage: torch.device
-    """Where maps live between passes."""
-    wraps: bool
-    attention_bytes: int
-    side: int
-    """Of a Winograd tile."""
-    tick: Callable[[float], None]
-    """Called after every strip with the share of the pass that is done; may raise to stop."""
-    heap: Heap
-    scratch: Scratch = field(default_factory=Scratch)
-
-    @property
-    def like(self) -> Tensor:
-        return torch.empty(0, device=self.device, dtype=self.dtype)
-
-
-def run_stage(
-    stage: Stage,
-    steps: tuple[Step, ...],
-    passes: tuple[Pass, ...],
-    rows: int,
-    source: Map,
-    point: Point,
-    run: Run,
-    emit: Callable[[Tensor], None],
-    begin: Callable[[], None],
-) -> tuple[Map, Point]:
-    """Take a map through one stage.
-
-    Args:
-        rows: strip height at this stage's resolution.
-        source, point: the map that enters, and what is known of it.
-        emit: takes the strips of the last convolution, from top to bottom.
-        begin: called before each pass.
-
-    Returns:
-        the map that leaves (empty behind the last convolution) and what is known of it.
+def stream(chain: Chain, picture: Tensor, plan: Plan, emit: Callable[[Tensor], None], progress: Progress) -> None:
+    """Stream one input (C, H, W): strips (rows, W, C) of the result go to `emit` from top to bottom.
 
     Raises:
         NotFinite: a map overflowed.
     """
-    points: dict[int, Point] = {-1: point}
-    x, h = source, Map(0, run.device)
-    for todo in passes:
-        begin()
-        last = steps[todo.last]
-        if last.kind == "attend":
-            x, points[todo.last] = _attend_pass(last, x, points[todo.last - 1], run)
-            continue
-        strips, height = _pipeline(stage, steps, todo, rows, x, h, points, run)
-        if last.kind == "out":
-            for strip in strips:
-                emit(strip)
-                run.tick(strip.shape[0] / height)
-                del strip
-            return Map(0, run.device), point
-        result = Map(height, run.device, run.storage)
-        measured = []
-        for strip in strips:
-            measured.append(strip_moments(strip))
+    x = picture.to(plan.device, plan.dtype).permute(1, 2, 0).contiguous()
+    x = x if chain.enter is None else chain.enter(x)
+    x = x if chain.pre is None else _pointwise(x, chain.pre)
+    amplitude = x.abs().amax(dim=(0, 1)).to("cpu").double() if chain.rescales else None
+    source, point = Map(x.shape[0], plan.device), Point(None, amplitude)
+    source.append(x)
+    del x
+
+    def finish(strip: Tensor) -> None:
+        strip = strip if chain.post is None else _pointwise(strip, chain.post)
+        emit(strip if chain.leave is None else chain.leave(strip))
+
+    heap = Heap(plan.peak_bytes, plan.device)
+    run = Run(plan.device, plan.dtype, chain.wraps, plan.attention_bytes, plan.sides[0], progress.tick, heap)
+    grids = chain.grids(*plan.shape[2:])
+    for n, stage in enumerate(chain.stages):
+        last = n + 1 == len(chain.stages)
+        staged = _Stage(
+            stage,
+            entering(stage, grids[n], plan.rows[n]),
+            replace(run, side=plan.sides[n]),
+            plan.storage,
+            None if last else chain.stages[n + 1].steps[0],
+            chain.rescales,
+            finish if last else None,
+            {-1: point},
+        )
+        source, point = staged.stream(source, plan.keeps[n], progress.begin)
+
+
+def _pointwise(x: Tensor, conv: object) -> Tensor:
+    """A 1×1 convolution of a channels-last strip."""
+    weight, bias = live_weight(conv, x)
+    return F.linear(x, weight.flatten(1), bias)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage at work."""
+
+    stage: Stage
+    size: Size
+    """Of the map that enters."""
+    run: Run
+    storage: torch.device
+    """Where maps live between passes."""
+    following: Step | None
+    """The first step behind this stage."""
+    rescales: bool
+    """As in the chain."""
+    emit: Callable[[Tensor], None] | None
+    """Takes the strips of the last stage's result."""
+    points: dict[int, Point] = field(default_factory=dict)
+    """What is known of the map behind each step; of the one that enters at −1."""
+
+    def stream(self, x: Map, keep: Keep, begin: Callable[[], None]) -> tuple[Map, Point]:
+        """Take a map through the stage.
+
+        Returns:
+            the map that leaves (empty behind the last stage), and what is known of it.
+        """
+        h, end = Map(0, self.run.device), len(self.stage.steps) - 1
+        for todo in passes(self.stage.steps, keep):
+            begin()
+            last = self.stage.steps[todo.last]
+            if isinstance(last, Attend):
+                x = self._attend(last, x, todo.last)
+                continue
+            # a flow holds the weights that its pass has made ready: nothing in here may outlive the pass
+            if self.emit is not None and todo.last == end:
+                self._finish(self._flow(todo, x, h), self.emit)
+                return Map(0, self.run.device), Point()
+            result = self._measure(self._flow(todo, x, h), todo)
+            if todo.keeps and last.opens:
+                h = result
+            elif todo.keeps:
+                x = result
+        return x, self.points[end]
+
+    def _finish(self, flow: Flow, emit: Callable[[Tensor], None]) -> None:
+        for strip in flow.strips:
+            emit(strip)
+            self.run.tick(strip.shape[0] / flow.size.height)
+            del strip
+
+    def _measure(self, flow: Flow, todo: Pass) -> Map:
+        """Run a pass: what is known of its map is noted, and the map is kept where it has to be."""
+        result, parts = Map(flow.size.height, self.run.device, self.storage), []
+        measures = self._is_measured(todo.last)
+        for strip in flow.strips:
+            if measures:
+                parts.append(strip_moments(strip))
             if todo.keeps:
                 result.append(strip)
-            run.tick(strip.shape[0] / height)
+            self.run.tick(strip.shape[0] / flow.size.height)
             del strip
-        del strips  # and with it the weights that this pass made ready
-        points[todo.last] = _measured(merge(measured), points[todo.last].exponent, run)
-        if todo.keeps and last.kind == "open":
-            h = result
-        elif todo.keeps:
-            x = result
-    return x, points[len(steps) - 1]
+        if measures:
+            self.points[todo.last] = self._measured(merge(parts), flow.point.exponent)
+        return result
+
+    def _is_measured(self, i: int) -> bool:
+        """Do a norm, or the powers of two of half precision, need the statistics of the map behind step `i`?"""
+        steps = self.stage.steps
+        following = steps[i + 1] if i + 1 < len(steps) else self.following
+        return (self.rescales and self.run.dtype in HALF) or (following is not None and following.norm is not None)
+
+    def _measured(self, moments: Moments, exponent: int) -> Point:
+        if self.run.dtype in HALF and not moments.finite:
+            raise NotFinite
+        true = Moments(moments.count, moments.mean * 2.0**exponent, moments.var * 4.0**exponent)
+        return Point(moments, precision.amplitude(true), exponent)
+
+    def _attend(self, step: Attend, x: Map, i: int) -> Map:
+        before = self.points[i - 1]
+        whole = step.attended(x, before, self.run)
+        result = Map(whole.shape[0], self.run.device, self.storage)
+        self.points[i] = self._measured(merge([strip_moments(whole)]), before.exponent)
+        result.append(whole)
+        return result
+
+    def _flow(self, todo: Pass, x: Map, h: Map) -> Flow:
+        """The strips of a pass, on their way through its steps."""
+        steps, wraps = self.stage.steps, self.run.wraps
+        margin = pass_margin(steps, todo) if wraps else 0
+        size = self.stage.sizes(self.size)[todo.first]._replace(over=SPARE, margin=margin)
+        flow = Flow(x.read(size.rows, margin, todo.frees), size, self.points[todo.first - 1])
+        for i in range(todo.first, todo.last + 1):
+            step = steps[i]
+            assert isinstance(step, Convolve), "attention is a pass of its own"
+            if i not in self.points:
+                self.points[i] = self._bounded(step, flow, i)
+            if step.opens and i < todo.last:
+                flow = flow.opened()
+            if i == todo.reads:
+                stored = h.read(flow.size.rows, flow.size.margin, free=True)
+                flow = replace(flow, strips=_in_step(flow, stored), point=self.points[i])
+            else:
+                flow = step.run(flow, self.points[i], self.run)
+        return replace(flow, strips=crop(flow.strips, flow.size.margin, flow.size.height)) if wraps else flow
+
+    def _bounded(self, step: Convolve, flow: Flow, i: int) -> Point:
+        """What is known of the map behind step `i` before it is measured. The result itself is never rescaled."""
+        if self.emit is not None and i + 1 == len(self.stage.steps):
+            return Point(None, flow.point.amplitude)
+        return step.bound(flow.point, flow.x.point if flow.x is not None else None, self.run.dtype)
 
 
-def _measured(moments: Moments, exponent: int, run: Run) -> Point:
-    if run.dtype in (torch.float16, torch.bfloat16) and not moments.finite:
-        raise NotFinite
-    true = Moments(moments.count, moments.mean * 2.0**exponent, moments.var * 4.0**exponent)
-    return Point(moments, precision.amplitude(true), exponent)
-
-
-def _attend_pass(step: Step, x: Map, before: Point, run: Run) -> tuple[Map, Point]:
-    scale, shift = _affine(before, step.layer.norm, run)
-    # Values are averages of v; out() of them is bounded like a convolution of the normalised map.
-    exponent = before.exponent
-    whole = attend(x.whole(), step.layer, scale, shift, run.attention_bytes, (exponent, exponent), run.tick)
-    result = Map(whole.shape[0], run.device, run.storage)
-    moments = merge([strip_moments(whole)])
-    result.append(whole)
-    return result, _measured(moments, exponent, run)
-
-
-def _pipeline(
-    stage: Stage,
-    steps: tuple[Step, ...],
-    todo: Pass,
-    rows: int,
-    x: Map,
-    h: Map,
-    points: dict[int, Point],
-    run: Run,
-) -> tuple[Strips, int]:
-    """The lazily computed strips of a pass, and the height of the map that they make up."""
-    doing = steps[todo.first : todo.last + 1]
-    kinds = [step.kind for step in doing]
-    margin = _margin(kinds, todo.reads_h) if run.wraps else 0
-    height = x.height
-    strips = x.read(max(1, rows // 2) if doing[0].kind == "up" else rows, margin, todo.frees)
-    i = todo.first
-    while i <= todo.last:
-        step, before = steps[i], points[i - 1]
-        if i not in points:
-            points[i] = _bounded(stage, step, points, i, run)
-        after = points[i]
-        if step.kind in ("in", "up"):
-            strips = convolve(strips, _kernel(step, before, after, run), copy, height, run.wraps)
-            height, margin = (2 * height, 2 * (margin - 1)) if step.kind == "up" else (height, margin - 1)
-        elif step.kind == "open" and i == todo.last:
-            strips = convolve(strips, _kernel(step, None, after, run), _open(step, before, run), height, run.wraps)
-            margin -= 1
-        elif step.kind == "open":
-            i += 1
-            if i not in points:
-                points[i] = _bounded(stage, steps[i], points, i, run)
-            reads_h = todo.reads_h and "open" not in kinds[i - todo.first :]
-            stored = h.read(rows, margin if run.wraps else 0, free=True) if reads_h else None
-            strips = split(_residual(strips, stored, step, before, after, points[i], height, run), rows)
-            margin -= 1 if stored is not None else 2
-        elif step.kind == "down":
-            strips = crop(strips, margin, height) if run.wraps else strips
-            strips = convolve(strips, _kernel(step, before, after, run, stride=2), copy, height, False, 2, border=False)
-            height, margin = height // 2, 0
-        else:
-            strips = convolve(
-                strips,
-                _kernel(step, None, after, run),
-                _activate(before, stage.norm_out, run),
-                height,
-                run.wraps,
-            )
-            margin -= 1
-        i += 1
-    return (crop(strips, margin, height) if run.wraps else strips), height
-
-
-def _residual(
-    strips: Strips,
-    stored: Strips | None,
-    step: Step,
-    before: Point,
-    inner: Point,
-    after: Point,
-    height: int,
-    run: Run,
-) -> Strips:
-    """A whole residual block: h is made from x, or read (`stored`); x waits in a queue until its rows are due."""
-    block, waiting = step.layer, Rows()
-    if stored is None:
-        h = convolve(
-            map(waiting.put, strips),
-            _kernel(step, None, inner, run),
-            _open(step, before, run),
-            height,
-            run.wraps,
-        )
-        lag = 2
-    else:
-        h, lag = _in_step(strips, stored, waiting), 1
-    factor = 2.0**-after.exponent
-    weight, bias = live_weight(block.conv2, run.like, factor, factor)
-    shortcut = None
-    if block.skip is not None:
-        shortcut, skip_bias = live_weight(block.skip, run.like, 2.0 ** (before.exponent - after.exponent), factor)
-        shortcut = shortcut.flatten(1).t().contiguous()
-        bias = skip_bias if bias is None else bias if skip_bias is None else bias + skip_bias
-    activate = _activate(inner, block.norm2, run)
-    add = adder(waiting, lag if run.wraps else 0, shortcut, 2.0 ** (before.exponent - after.exponent))
-    kernel = run.heap.watched(conv3x3, weight, bias, run.scratch, 1, run.side)
-    return map(add, convolve(h, kernel, activate, height, run.wraps))
-
-
-def _in_step(strips: Strips, stored: Strips, waiting: Rows) -> Strips:
-    """Rows of a stored h, as many as there are rows of x."""
+def _in_step(flow: Flow, stored: Strips) -> Strips:
+    """Rows of a stored h, as many as there are rows of the x that waits."""
     available = Rows()
 
     def rows_beside(x: Tensor) -> Strips:
-        need = waiting.put(x).shape[0] - available.count
+        need = x.shape[0] - available.count
         while need > 0:
             need -= available.put(next(stored)).shape[0]
         return available.take(x.shape[0])
 
-    return concat.from_iterable(map(rows_beside, strips))
-
-
-def _kernel(step: Step, before: Point | None, after: Point, run: Run, stride: int = 1) -> Kernel:
-    """The convolution of a step; `before` is None where a norm comes before it, which undoes any exponent."""
-    conv = step.layer.conv1 if step.kind == "open" else step.layer
-    incoming = 0 if before is None else before.exponent
-    weight, bias = live_weight(conv, run.like, 2.0 ** (incoming - after.exponent), 2.0**-after.exponent)
-    if step.kind == "up":
-        return run.heap.watched(upsampled_conv3x3, weight, bias, run.scratch)
-    return run.heap.watched(conv3x3, weight, bias, run.scratch, stride, run.side)
-
-
-def _open(step: Step, before: Point, run: Run) -> Write:
-    return _activate(before, step.layer.norm1, run)
-
-
-def _activate(before: Point, norm: object, run: Run) -> Write:
-    return norm_silu(*_affine(before, norm, run))
-
-
-def _affine(before: Point, norm: object, run: Run) -> tuple[Tensor, Tensor]:
-    assert before.moments is not None, "a norm's input is always measured first"
-    dtype = run.dtype if run.dtype == torch.float64 else torch.float32
-    scale, shift = norm_affine(before.moments, norm, before.exponent)
-    return scale.to(run.device, dtype), shift.to(run.device, dtype)
-
-
-def _bounded(stage: Stage, step: Step, points: dict[int, Point], i: int, run: Run) -> Point:
-    """A point that has not been measured yet: a bound of its amplitude, and the exponent that follows."""
-    before = points[i - 1]
-    if run.dtype != torch.float16:
-        return Point(None, before.amplitude)
-    if step.kind in ("in", "up", "down"):
-        bound = precision.convolved_amplitude(step.layer, before.amplitude)
-    elif step.kind == "out":
-        return Point(None, before.amplitude)
-    else:
-        block = step.layer
-        norm, conv = (block.norm1, block.conv1) if step.kind == "open" else (block.norm2, block.conv2)
-        assert before.moments is not None
-        scale, shift = norm_affine(before.moments, norm, before.exponent)
-        bound = precision.convolved_amplitude(conv, precision.activated_amplitude(before.moments, scale, shift))
-        if step.kind == "close":
-            x = points[i - 2].amplitude
-            bound = bound + (x if block.skip is None else precision.convolved_amplitude(block.skip, x))
-    return Point(None, bound, precision.exponent_for(bound, run.dtype))
-
-
-def _margin(kinds: list[str], reads_h: bool) -> int:
-    """How many extra rows a wrapped stream needs at each end of its source so that none is missing at the end."""
-    needed = 0
-    for n, kind in reversed(list(enumerate(kinds))):
-        if kind == "down":
-            needed = 0  # pads with zeros below: the stream is cropped before it
-        elif kind == "up":
-            needed = (needed + 1) // 2 + 1
-        elif not (kind == "open" and reads_h and "open" not in kinds[n + 1 :]):
-            needed += 1
-    return needed
+    return concat.from_iterable(map(rows_beside, flow.strips))

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vae_manager.codec.streaming.kernels import Kernel
 
@@ -177,15 +176,23 @@ def copy(x: Tensor, out: Tensor) -> None:
     out.copy_(x)
 
 
-def norm_silu(scale: Tensor, shift: Tensor) -> Write:
-    """SiLU(x·scale + shift), the normalised and activated input of a convolution, written where it is needed."""
+def relu(x: Tensor, out: Tensor) -> None:
+    torch.clamp_min(x, 0, out=out)
+
+
+def normed(scale: Tensor, shift: Tensor, activate: Callable[[Tensor], Tensor]) -> Write:
+    """activate(x·scale + shift), the normalised and activated input of a convolution, written where it is needed.
+
+    Args:
+        activate: in place.
+    """
 
     def write(x: Tensor, out: Tensor) -> None:
         if x.dtype == scale.dtype:
             torch.addcmul(shift, x, scale, out=out)
-            F.silu(out, inplace=True)
+            activate(out)
         else:  # half precision: rounded once, after the activation
-            out.copy_(F.silu(torch.addcmul(shift, x, scale), inplace=True))
+            out.copy_(activate(torch.addcmul(shift, x, scale)))
 
     return write
 

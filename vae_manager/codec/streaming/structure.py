@@ -5,85 +5,28 @@ Three layouts are in the field, and all of them are the same network:
 - ldm (CompVis): A1111, Forge's `IntegratedAutoencoderKL`, ldm_patched, and our own `AutoencoderKL`;
 - diffusers: `AutoencoderKL`.
 
-`decoder_chain` and `encoder_chain` describe either as stages of one resolution each. The description refers to
-the live modules: no weight is copied. What is not understood is refused by a sentence, and a parameter that no
-layer of the description uses is "not understood": nothing can be left out silently.
+`decoder_chain` and `encoder_chain` describe either as stages of one resolution each:
+
+    in | up     the 3×3 convolution that brings the map to this resolution            → x
+    open        norm1 → SiLU → conv1 of a residual block                              → h (beside x)
+    close       norm2 → SiLU → conv2, plus x or its 1×1 shortcut                      → the next x
+    attend      self-attention over the whole map                                     → the next x
+    down | out  the strided convolution, or norm_out → SiLU → conv_out                → the stage's result
+
+The description refers to the live modules: no weight is copied. What is not understood is refused by a sentence, and
+a parameter that no layer of the description uses is "not understood": nothing can be left out silently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
+from vae_manager.codec.streaming.chain import Chain, Stage, check_complete, check_conv
+from vae_manager.codec.streaming.steps import Attend, Convolve, Step
 from vae_manager.errors import VaeFileError
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """x + conv2(silu(norm2(conv1(silu(norm1(x)))))), the x through `skip` (1×1) where the width changes."""
-
-    norm1: nn.Module
-    conv1: nn.Module
-    norm2: nn.Module
-    conv2: nn.Module
-    skip: nn.Module | None
-
-
-@dataclass(frozen=True, eq=False)
-class Attention:
-    """x + out(softmax(q·k / √C) v) over all positions, one head; q, k, v, out are 1×1 convolutions or linear."""
-
-    norm: nn.Module
-    q: nn.Module
-    k: nn.Module
-    v: nn.Module
-    out: nn.Module
-
-
-Item = Block | Attention
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """The layers of one resolution: a head that brings the map there, the items, and a tail that leaves it."""
-
-    head: nn.Module | None
-    """3×3 convolution: `conv_in`, or the one behind a nearest upsampling; None when the map arrives as it is."""
-    upsamples: bool
-    """The head doubles the resolution before its convolution."""
-    items: tuple[Item, ...]
-    norm_out: nn.Module | None
-    """The norm before a last convolution."""
-    tail: nn.Module | None
-    """`conv_out` behind `norm_out`, or the strided convolution of a downsampling; None: the map leaves as it is."""
-
-    @property
-    def downsamples(self) -> bool:
-        return self.tail is not None and self.norm_out is None
-
-
-@dataclass(frozen=True, eq=False)
-class Chain:
-    """A decoder or an encoder: its stages in order, and the 1×1 convolution on the latent's side of it."""
-
-    decodes: bool
-    stages: tuple[Stage, ...]
-    pre: nn.Module | None
-    """`post_quant_conv`, before a decoder."""
-    post: nn.Module | None
-    """`quant_conv`, behind an encoder."""
-    tanh: bool
-    """The decoder ends in a tanh (ldm's `tanh_out`)."""
-    wraps: bool
-    """Seamless tiling: the convolutions pad circularly, along both axes."""
-
-    @property
-    def ratio(self) -> int:
-        """Pixels per latent pixel along one side."""
-        return 2 ** (len(self.stages) - 1)
 
 
 def decoder_chain(vae: nn.Module) -> Chain:
@@ -105,25 +48,24 @@ def decoder_chain(vae: nn.Module) -> Chain:
         raise VaeFileError("its decoder is set to stop before its last layers ('give_pre_end')")
 
     stages: list[Stage] = []
-    head, items = decoder.conv_in, mid
+    steps: list[Step] = [Convolve(check_conv(decoder.conv_in, 3)), *mid]
     for i, (blocks, attentions, resamplers) in enumerate(levels):
-        last = i + 1 == len(levels)
-        items += _blocks(blocks, attentions)
-        stages.append(
-            Stage(
-                head=head,
-                upsamples=i > 0,
-                items=tuple(items),
-                norm_out=norm_out if last else None,
-                tail=decoder.conv_out if last else None,
-            )
-        )
-        if last:
+        steps += _blocks(blocks, attentions)
+        if i + 1 == len(levels):
             _expect_none(resamplers, "an upsampling behind the last level")
-        else:
-            head, items = _resample_conv(resamplers, "upsampling"), []
+            steps.append(_out(norm_out, decoder.conv_out))
+        stages.append(Stage(tuple(steps)))
+        if i + 1 < len(levels):
+            steps = [Convolve(check_conv(_resample_conv(resamplers, "upsampling"), 3), resample="up")]
     pre = _maybe_module(vae, "post_quant_conv") or _maybe_module(vae, "post_conv")  # the latter in a LiteVAE
-    return _checked(True, decoder, stages, pre, None)
+    wraps = check_complete(decoder, (step for stage in stages for step in stage.steps))
+    return Chain(
+        True,
+        tuple(stages),
+        wraps,
+        pre=None if pre is None else check_conv(pre, 1),
+        leave=torch.tanh if getattr(decoder, "tanh_out", False) else None,  # ldm's
+    )
 
 
 def encoder_chain(vae: nn.Module) -> Chain:
@@ -143,20 +85,26 @@ def encoder_chain(vae: nn.Module) -> Chain:
         raise VaeFileError("its encoder has neither 'down' (ldm) nor 'down_blocks' (diffusers): not a KL autoencoder")
 
     stages: list[Stage] = []
+    steps: list[Step] = [Convolve(check_conv(encoder.conv_in, 3))]
     for i, (blocks, attentions, resamplers) in enumerate(levels):
-        last = i + 1 == len(levels)
-        if last:
+        steps += _blocks(blocks, attentions)
+        if i + 1 == len(levels):
             _expect_none(resamplers, "a downsampling behind the last level")
-        stages.append(
-            Stage(
-                head=encoder.conv_in if i == 0 else None,
-                upsamples=False,
-                items=tuple(_blocks(blocks, attentions) + (mid if last else [])),
-                norm_out=norm_out if last else None,
-                tail=encoder.conv_out if last else _resample_conv(resamplers, "downsampling"),
-            )
-        )
-    return _checked(False, encoder, stages, None, _maybe_module(vae, "quant_conv"))
+            steps += [*mid, _out(norm_out, encoder.conv_out)]
+        else:
+            conv = check_conv(_resample_conv(resamplers, "downsampling"), 3, stride=2, padding=0)
+            steps.append(Convolve(conv, resample="down", border=False))
+        stages.append(Stage(tuple(steps)))
+        steps = []
+    wraps = check_complete(encoder, (step for stage in stages for step in stage.steps))
+    post = _maybe_module(vae, "quant_conv")
+    return Chain(
+        False,
+        tuple(stages),
+        wraps,
+        post=None if post is None else check_conv(post, 1),
+        leave=torch.tanh if getattr(encoder, "tanh_out", False) else None,
+    )
 
 
 # --- the parts of the two layouts
@@ -182,24 +130,22 @@ def _maybe_module(module: nn.Module, name: str) -> nn.Module | None:
     return found if isinstance(found, nn.Module) and not isinstance(found, nn.Identity) else None
 
 
-def _ldm_mid(coder: Any) -> list[Item]:
+def _ldm_mid(coder: Any) -> list[Step]:
     mid = coder.mid
     if not hasattr(mid, "block_1"):
         raise VaeFileError("its mid block is not ldm's: not a plain KL autoencoder")
-    items: list[Item] = [_block(mid.block_1)]
     attention = _maybe_module(mid, "attn_1")
-    if attention is not None:
-        items.append(_attention(attention))
-    return [*items, _block(mid.block_2)]
+    between = [] if attention is None else [_attention(attention)]
+    return [*_block(mid.block_1), *between, *_block(mid.block_2)]
 
 
-def _diffusers_mid(coder: Any) -> list[Item]:
+def _diffusers_mid(coder: Any) -> list[Step]:
     mid = coder.mid_block
     resnets, attentions = list(mid.resnets), list(mid.attentions)
     if len(resnets) != 2 or len(attentions) > 1:
         raise VaeFileError(f"its mid block has {len(resnets)} residual blocks and {len(attentions)} attentions")
     between = [_attention(a) for a in attentions if a is not None]
-    return [_block(resnets[0]), *between, _block(resnets[1])]
+    return [*_block(resnets[0]), *between, *_block(resnets[1])]
 
 
 class _Level:
@@ -212,13 +158,14 @@ class _Level:
         self.downsamplers = list(getattr(block, "downsamplers", None) or ())
 
 
-def _blocks(blocks: Any, attentions: Any) -> list[Item]:
+def _blocks(blocks: Any, attentions: Any) -> list[Step]:
     if len(list(attentions)):
         raise VaeFileError("it has attention at another resolution than the lowest: not supported by streaming")
-    return [_block(block) for block in blocks]
+    return [step for block in blocks for step in _block(block)]
 
 
-def _block(block: Any) -> Block:
+def _block(block: Any) -> list[Step]:
+    """x + conv2(silu(norm2(conv1(silu(norm1(x)))))), the x through `skip` (1×1) where the width changes."""
     for name in ("temb_proj", "time_emb_proj"):
         if _maybe_module(block, name) is not None:
             raise VaeFileError("its residual blocks take a time embedding: not a KL autoencoder")
@@ -228,27 +175,30 @@ def _block(block: Any) -> Block:
     if block.training and getattr(dropout, "p", 0.0):
         raise VaeFileError("its dropout is active: call eval() on it first")
     skip = _maybe_module(block, "nin_shortcut") or _maybe_module(block, "conv_shortcut")
-    for conv in (block.conv1, block.conv2):
-        check_conv(conv, 3)
-    if skip is not None:
-        check_conv(skip, 1)
-    return Block(_norm(block.norm1), block.conv1, _norm(block.norm2), block.conv2, skip)
+    skip = None if skip is None else check_conv(skip, 1)
+    first = Convolve(check_conv(block.conv1, 3), _norm(block.norm1), "silu", opens=True)
+    return [
+        first,
+        Convolve(check_conv(block.conv2, 3), _norm(block.norm2), "silu", closes=True, skip=skip, recuts=True),
+    ]
 
 
-def _attention(attention: Any) -> Attention:
+def _out(norm: Any, conv: Any) -> Step:
+    return Convolve(check_conv(conv, 3), _norm(norm), "silu")
+
+
+def _attention(attention: Any) -> Attend:
     if hasattr(attention, "to_q"):
         if getattr(attention, "heads", 1) != 1:
             raise VaeFileError(f"its attention has {attention.heads} heads: not supported by streaming")
         if getattr(attention, "spatial_norm", None) is not None or getattr(attention, "rescale_output_factor", 1) != 1:
             raise VaeFileError("its attention has a spatial norm or a scaled output: not supported by streaming")
-        return Attention(
-            _norm(attention.group_norm), attention.to_q, attention.to_k, attention.to_v, attention.to_out[0]
-        )
+        return Attend(_norm(attention.group_norm), attention.to_q, attention.to_k, attention.to_v, attention.to_out[0])
     if not all(hasattr(attention, name) for name in ("norm", "q", "k", "v", "proj_out")):
         raise VaeFileError(f"its mid attention {type(attention).__name__!r} has no q, k, v, proj_out")
     for conv in (attention.q, attention.k, attention.v, attention.proj_out):
         check_conv(conv, 1)
-    return Attention(_norm(attention.norm), attention.q, attention.k, attention.v, attention.proj_out)
+    return Attend(_norm(attention.norm), attention.q, attention.k, attention.v, attention.proj_out)
 
 
 def _norm(norm: Any) -> nn.Module:
@@ -266,60 +216,3 @@ def _resample_conv(resamplers: list[Any], what: str) -> nn.Module:
 def _expect_none(resamplers: list[Any], what: str) -> None:
     if resamplers:
         raise VaeFileError(f"it has {what}: not supported by streaming")
-
-
-# --- checks
-
-
-def check_conv(conv: Any, kernel: int, stride: int = 1, padding: int | None = None) -> None:
-    padding = kernel // 2 if padding is None else padding
-    facts = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-    if facts != ((kernel,) * 2, (stride,) * 2, (padding,) * 2, (1, 1), 1):
-        raise VaeFileError(
-            f"a convolution of it has kernel, stride, padding, dilation, groups {facts}: not supported by streaming"
-        )
-    if conv.padding_mode not in ("zeros", "circular"):
-        raise VaeFileError(f"a convolution of it pads with {conv.padding_mode!r}: not supported by streaming")
-    for name in ("weight_function", "bias_function", "forge_online_loras"):
-        if getattr(conv, name, None):
-            raise VaeFileError(f"a convolution of it is patched at call time ({name}): bake the patch first")
-
-
-def _checked(decodes: bool, coder: Any, stages: list[Stage], pre: nn.Module | None, post: nn.Module | None) -> Chain:
-    """Check the convolutions of the stages, and that the description uses every parameter of the coder."""
-    used: set[int] = set()
-    modes: set[str] = set()
-    for stage in stages:
-        if stage.downsamples:
-            check_conv(stage.tail, 3, stride=2, padding=0)
-        elif stage.tail is not None:
-            check_conv(stage.tail, 3)
-        if stage.head is not None:
-            check_conv(stage.head, 3)
-        if stage.norm_out is not None:
-            _norm(stage.norm_out)
-        for module in stage_modules(stage):
-            used.update(id(parameter) for parameter in module.parameters())
-            if getattr(module, "kernel_size", None) == (3, 3) and getattr(module, "padding", None) == (1, 1):
-                modes.add(str(module.padding_mode))
-    unused = [name for name, parameter in coder.named_parameters() if id(parameter) not in used]
-    if unused:
-        raise VaeFileError(f"its parameter {unused[0]!r} belongs to no layer that streaming knows")
-    if len(modes) > 1:
-        raise VaeFileError("some of its convolutions pad circularly and some do not: not supported by streaming")
-    for conv in (pre, post):
-        if conv is not None:
-            check_conv(conv, 1)
-    tanh = bool(getattr(coder, "tanh_out", False))
-    return Chain(decodes, tuple(stages), pre, post, tanh, wraps=modes == {"circular"})
-
-
-def stage_modules(stage: Stage) -> Iterator[nn.Module]:
-    """Every module of a stage that holds parameters."""
-    for module in (stage.head, stage.norm_out, stage.tail):
-        if module is not None:
-            yield module
-    for item in stage.items:
-        for module in vars(item).values():
-            if module is not None:
-                yield module

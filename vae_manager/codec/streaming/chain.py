@@ -1,0 +1,176 @@
+"""A decoder or an encoder as stages of steps: each kind of autoencoder has its own; from here on all are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from vae_manager.codec.streaming.flow import Size
+from vae_manager.codec.streaming.passes import MODES, Mode
+from vae_manager.codec.streaming.steps import Convolve, Step
+from vae_manager.errors import VaeFileError
+
+MIN_STRIP_ROWS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Steps between two maps that are kept whole: those of one resolution, or of several that need no statistics."""
+
+    steps: tuple[Step, ...]
+
+    def sizes(self, size: Size) -> list[Size]:
+        """The size that enters each step, and at the end the size that leaves, for a map that enters the stage."""
+        found = [size]
+        for step in self.steps:
+            found.append(step.behind(found[-1]))
+        return found
+
+    @cached_property
+    def zoom(self) -> int:
+        """How much larger than the map that enters its largest one is, along one side."""
+        widths = [size.width for size in self.sizes(Size(2**16, 2**16, 1))]
+        return max(widths) // widths[0]
+
+    def strip_rows(self, height: int, width: int, pixels: int) -> int:
+        """Rows of a strip of about `pixels` pixels in the stage's largest map, which is entered by height × width.
+
+        In a stage of one resolution: the whole map, or a power of two, so that strips of one divide into the next's.
+        """
+        height, width, zoom = self.zoom * height, self.zoom * width, self.zoom
+        rows = max(1, pixels // width)
+        if rows >= height:
+            return height
+        if any(step.resample != "none" for step in self.steps[1:-1]):
+            return max(zoom, rows)
+        return max(min(MIN_STRIP_ROWS, height), 2 ** (rows.bit_length() - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A decoder or an encoder."""
+
+    decodes: bool
+    stages: tuple[Stage, ...]
+    wraps: bool
+    """Seamless tiling: the convolutions pad circularly, along both axes."""
+    pre: Any = None
+    """A 1×1 convolution before the first step."""
+    post: Any = None
+    """A 1×1 convolution behind the last one."""
+    enter: Callable[[Tensor], Tensor] | None = None
+    """What becomes of the input (rows, W, C) before that; it keeps the shape."""
+    leave: Callable[[Tensor], Tensor] | None = None
+    """What becomes of a strip of the result behind that."""
+    leaves_channels: int | None = None
+    """Channels of the result, where `leave` changes them."""
+    modes: tuple[Mode, ...] = MODES
+    """Those in which it can be streamed."""
+    rescales: bool = True
+    """float16 is kept from overflowing by powers of two (`precision`), which takes statistics of nearly every map."""
+
+    @property
+    def steps(self) -> list[Step]:
+        return [step for stage in self.stages for step in stage.steps]
+
+    @property
+    def weight(self) -> Tensor:
+        """A weight, for the dtype and device that the others are taken to have too."""
+        return self._last.weight
+
+    @property
+    def _last(self) -> Any:
+        last = self.stages[-1].steps[-1]
+        assert isinstance(last, Convolve)
+        return last.conv
+
+    @property
+    def channels_in(self) -> int:
+        """Channels of the input."""
+        return int(self.pre.weight.shape[1]) if self.pre is not None else self.stages[0].steps[0].c_in
+
+    @property
+    def channels_out(self) -> int:
+        """Channels of the result."""
+        last = self.post if self.post is not None else self._last
+        return self.leaves_channels or int(last.weight.shape[0])
+
+    @property
+    def ratio(self) -> int:
+        """Pixels per latent pixel along one side."""
+        return 2 ** sum(step.resample != "none" for step in self.steps)
+
+    @property
+    def needs_multiples(self) -> bool:
+        """Do the sides of the input have to be multiples of the ratio?"""
+        return self.wraps and any(
+            isinstance(step, Convolve) and step.resample == "down" and step.border for step in self.steps
+        )
+
+    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Height and width of the map that enters each stage, and of the result, for an input of height × width."""
+        found = [(height, width)]
+        for stage in self.stages:
+            last = stage.sizes(Size(*found[-1], 1))[-1]
+            found.append((last.height, last.width))
+        return found
+
+    def result_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Of one picture or latent, (C, H, W), for an input of height × width."""
+        return self.channels_out, *self.grids(height, width)[-1]
+
+
+# --- what every kind checks of the modules that it describes
+
+
+def check_conv(conv: Any, kernel: int, stride: int = 1, padding: int | None = None) -> Any:
+    """The convolution, if it is one that streaming computes.
+
+    Raises:
+        VaeFileError: it is not.
+    """
+    padding = kernel // 2 if padding is None else padding
+    try:
+        facts = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
+    except AttributeError:
+        raise VaeFileError(
+            f"its layer {type(conv).__name__!r} is no plain convolution: not supported by streaming"
+        ) from None
+    if facts != ((kernel,) * 2, (stride,) * 2, (padding,) * 2, (1, 1), 1):
+        raise VaeFileError(
+            f"a convolution of it has kernel, stride, padding, dilation, groups {facts}: not supported by streaming"
+        )
+    if conv.padding_mode not in ("zeros", "circular"):
+        raise VaeFileError(f"a convolution of it pads with {conv.padding_mode!r}: not supported by streaming")
+    for name in ("weight_function", "bias_function", "forge_online_loras"):
+        if getattr(conv, name, None):
+            raise VaeFileError(f"a convolution of it is patched at call time ({name}): bake the patch first")
+    return conv
+
+
+def check_complete(coder: nn.Module, steps: Iterable[Step]) -> bool:
+    """Check that the steps use every parameter of the coder: nothing can be left out silently.
+
+    Returns:
+        whether its convolutions pad circularly.
+
+    Raises:
+        VaeFileError: a parameter belongs to no step, or only some convolutions pad circularly.
+    """
+    used: set[int] = set()
+    modes: set[str] = set()
+    for step in steps:
+        for module in step.modules():
+            used.update(id(parameter) for parameter in module.parameters())
+            if getattr(module, "kernel_size", None) == (3, 3) and getattr(module, "padding", None) == (1, 1):
+                modes.add(str(module.padding_mode))
+    unused = [name for name, parameter in coder.named_parameters() if id(parameter) not in used]
+    if unused:
+        raise VaeFileError(f"its parameter {unused[0]!r} belongs to no layer that streaming knows")
+    if len(modes) > 1:
+        raise VaeFileError("some of its convolutions pad circularly and some do not: not supported by streaming")
+    return modes == {"circular"}
