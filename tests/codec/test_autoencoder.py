@@ -116,9 +116,17 @@ def test_norm_groups_that_do_not_divide():
         build_kl(make_state(), 24)
 
 
-@pytest.mark.parametrize("latent", [torch.zeros(1, 16, 4, 4), torch.zeros(4, 4, 4), torch.zeros(1, 4, 0, 4)])
-def test_latents_of_another_family_are_refused(latent: Tensor):
-    with pytest.raises(BadInputError, match="another family"):
+@pytest.mark.parametrize(
+    ("latent", "reason"),
+    [
+        (torch.zeros(1, 16, 4, 4), "another family"),
+        (torch.zeros(4, 4, 4), "four axes"),
+        (torch.zeros(1, 4, 1, 4, 4), "four axes"),
+        (torch.zeros(1, 4, 0, 4), "none of them empty"),
+    ],
+)
+def test_what_is_no_latent_of_this_vae_is_refused_for_what_it_is(latent: Tensor, reason: str):
+    with pytest.raises(BadInputError, match=reason):
         decode(make_vae(), latent)
 
 
