@@ -105,7 +105,7 @@ class Level(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.block):
             x = block(x)
-            if hasattr(self, "attn"):
+            if i < len(getattr(self, "attn", ())):  # ldm's own levels have an empty list where there is none
                 x = self.attn[i](x)
         for resample in ("downsample", "upsample"):
             if hasattr(self, resample):
