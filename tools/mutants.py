@@ -97,7 +97,7 @@ def judged(mutant: Mutant, tree: Path) -> tuple[str, str]:
     except subprocess.TimeoutExpired:
         return ERROR, f"not done after {TIME_LIMIT} s"
     lines = done.stdout.splitlines()
-    failed = next((line.split(" - ")[0] for line in lines if line.startswith(("FAILED ", "ERROR "))), "")
+    failed = next((line.split(" - ")[0] for line in lines if line.startswith(("FAILED tests/", "ERROR tests/"))), "")
     if done.returncode == 1 and failed:
         return CAUGHT, f"[{failed.partition(' ')[2]}]"
     return (SURVIVED, "") if done.returncode == 0 else (ERROR, (lines or done.stderr.splitlines() or [""])[-1])
