@@ -221,13 +221,10 @@ CODEC = [
         "codec/streaming/plan",
         LIMITS,
         result_left_out_of_the_promise=(
-            "return OVERHEAD_BYTES + request.item * (result + entering",
-            "return OVERHEAD_BYTES + request.item * (entering",
+            "return OVERHEAD_BYTES + request.item * (result + copies",
+            "return OVERHEAD_BYTES + request.item * (copies",
         ),
-        result_of_one_picture_only=(
-            "if request.rows_only else n * channels_out(chain)",
-            "if request.rows_only else channels_out(chain)",
-        ),
+        result_of_one_picture_only=("else n * prod(chain.result_shape", "else prod(chain.result_shape"),
         over_the_limit=("if plan.peak_bytes <= plan.limit_bytes]", "if plan.peak_bytes <= 2 * plan.limit_bytes]"),
         most_work_first=(
             "return min(fitting, key=lambda option: option.work)",

@@ -67,6 +67,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *of(
         "webui/tenure",
         PICTURES,
+        SESSION,
         scale_fixed_the_wrong_way=("return z * factor", "return z / factor"),
         previews_count_as_pictures=("if self._batch is None or not self._in_batch():", "if self._batch is None:"),
         baked_is_taken_at_the_hosts_word=(
@@ -78,7 +79,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "webui/tenure",
         HOSTS,
         tiler_not_suspended=("self._stack.callback(self._host.suspend_tiler())", "pass"),
-        functions_are_left_behind=("self._stack.callback(self._stage.release)", "pass"),
     ),
     *of(
         "webui/shelf",

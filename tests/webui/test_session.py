@@ -160,6 +160,18 @@ def test_baked_is_the_checkpoints_own_even_when_the_host_has_lost_it(session: Se
     assert torch.equal(host.pixels(), lost)
 
 
+def test_baked_is_the_checkpoints_own_also_where_that_is_a_pickle(session: Session, host: OneModel):
+    """Automatic takes the host at its word there; who asks for the baked VAE gets it."""
+    path = host.folder / "old.ckpt"
+    state = {f"first_stage_model.{name}": tensor for name, tensor in make_state(seed=1).items()}
+    torch.save({"state_dict": {**state, "cond_stage_model.transformer.x": torch.zeros(1)}}, path)
+    host.model.sd_checkpoint_info = SimpleNamespace(filename=str(path), name=path.name)
+    baked = host.pixels()
+    host.model.first_stage_model.load_state_dict(make_state(seed=9))
+    start(session, "Baked")
+    assert torch.equal(host.pixels(), baked)
+
+
 def test_an_exception_in_the_job_is_cleaned_up_when_the_job_is_closed(session: Session, host: OneModel):
     before = host.pixels()
     job = start(session)
