@@ -5,6 +5,7 @@ Only the public functions of `codec.streaming` are called here: how a picture is
 
 from __future__ import annotations
 
+import contextlib
 from copy import deepcopy
 from typing import Any
 
@@ -50,6 +51,9 @@ def test_a_plan_never_promises_more_than_may_be_taken_and_the_fastest_that_fits_
         found = plan_decode(vae, shape, memory_limit=plan.peak_bytes)
         assert found.peak_bytes <= plan.peak_bytes and found.work <= plan.work, mode
     assert plan_decode(vae, shape, memory_limit=1 << 40).work == min(plan.work for plan in plans.values())
+    for limit in range(1_000_000, plans["A"].peak_bytes, plans["A"].peak_bytes // 24):
+        with contextlib.suppress(MemoryLimitError):
+            assert plan_decode(vae, shape, memory_limit=limit).peak_bytes <= limit
     with pytest.raises(MemoryLimitError):
         plan_decode(vae, shape, memory_limit=3 * (4 * 128) * (4 * 96) * 4)  # the result alone
 
@@ -94,6 +98,17 @@ def test_after_out_of_memory_less_is_promised_than_what_could_not_be_had(
     assert done.report.peak_bytes < plan.peak_bytes and MODES.index(done.report.mode) > MODES.index(mode)
     assert done.report.retries == (f"out of memory in mode {mode}, went on in mode {done.report.mode}",)
     torch.testing.assert_close(done.tensor, expected, rtol=0, atol=1e-5)
+
+
+def test_a_mode_that_would_take_more_is_passed_over_after_out_of_memory(
+    vae: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of small pictures the modes are not in order: what is kept is little, what is computed with is not."""
+    z = latent(1, 4, 12, 12)
+    plans = [plan_decode(vae, z.shape, mode=mode, memory_limit=1 << 40) for mode in "AB"]
+    assert plans[0].peak_bytes < plans[1].peak_bytes
+    Short(monkeypatch, 1)
+    assert stream_decode(vae, z, plan=plans[0]).report.peak_bytes < plans[0].peak_bytes
 
 
 def test_every_retry_promises_less_until_nothing_smaller_is_left(vae: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,8 @@ def test_another_job_inside_a_batch_gives_the_batch_its_vae_back(webui: WebUI, s
 def test_what_the_host_writes_in_mid_job_is_its_own_and_stays(webui: WebUI, session: Session):
     loads = [webui.sd_vae.reload_vae_weights] if webui.kind == "forge" else [
         webui.sd_vae.load_vae, webui.sd_models.load_model_weights]  # fmt: skip
+    if webui.kind == "reforge":  # its own function for a changed setting, which copies a VAE in
+        loads.append(webui.sd_vae.reload_vae_weights)
     for seed, load in enumerate(loads, 5):
         (done,), _ = webui.generate(session, Processing(["x <vae:b>"]), Z, before_batch=lambda s=seed, f=load: f(s))
         assert same(done, picture(2, 0))

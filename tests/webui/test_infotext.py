@@ -35,6 +35,11 @@ def test_any_name_goes_there_and_back(name: str, hash_: str | None):
         assert not any(c < " " for c in text)
 
 
+@pytest.mark.parametrize("name", ["50%41.pt", "a;b.pt", "vae=b; hash=0123456789", "%", "100%", "a\tb", "é %C3%A9"])
+def test_names_that_look_like_our_own_writing(name: str):
+    assert read(write(Recorded(name)) or "").vae == name
+
+
 def test_nothing_to_say():
     assert write(Recorded()) is None
     assert write(Recorded("Baked")) == "vae=Baked"
