@@ -449,7 +449,7 @@ from tests.codec.streaming_vaes import small_vae
 from vae_manager.codec.streaming import plan_decode, stream_decode
 torch.set_num_threads(1)
 vae = small_vae((32, 32, 32, 32), dtype=torch.float32, attention=False)
-z = torch.randn(1, 4, 56, 56, generator=torch.Generator().manual_seed(5))
+z = torch.randn(1, 4, 96, 96, generator=torch.Generator().manual_seed(5))
 stream_decode(vae, z[..., :8, :8])
 plan = plan_decode(vae, z.shape, mode="A")
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
