@@ -22,6 +22,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vae_manager.json_text import parse_json
+
 log = logging.getLogger("vae_manager")
 
 LOCK_TIMEOUT = 5.0
@@ -65,11 +67,9 @@ def update_json(path: Path, change: Callable[[Any], Any]) -> Any:
 def _load(path: Path) -> Any:
     """The document, or None when there is none; ValueError when it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
 
 
 def _load_or_set_aside(path: Path) -> Any:

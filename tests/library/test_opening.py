@@ -22,9 +22,9 @@ from tests.conftest import make_state
 from vae_manager.errors import VaeFileError
 from vae_manager.json_text import parse_json, read_json_text
 from vae_manager.library import digest, hashing, reading
-from vae_manager.library.dtypes import computable
 from vae_manager.library.files import Folder, find_vaes, model_files, vae_file
 from vae_manager.library.identify import identify
+from vae_manager.library.numbers import computable
 from vae_manager.library.tensors import open_tensors, read_header
 
 FP8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
 
 BITS = MappingProxyType({
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "C64": 64,
@@ -31,8 +30,3 @@ NAMES = MappingProxyType({dtype: name for name, dtype in TORCH.items()})
 
 BY_TORCH_NAME = MappingProxyType({own: name for name, own in _TORCH_NAMES.items()})
 """`float8_e4m3fn` → `F8_E4M3`, also where the installed torch lacks the type."""
-
-
-def computable(tensor: Tensor) -> Tensor:
-    """The tensor itself, or float32 with the same values where torch does not compute in its type (fp8)."""
-    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
