@@ -11,8 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import save_file
 
-from tests.selection.conftest import World
+from tests.conftest import make_state
+from tests.selection.conftest import TINY, World
 from vae_manager.errors import VaeFileError
 from vae_manager.library import hashing
 from vae_manager.library.files import vae_file
@@ -95,6 +97,17 @@ def test_it_finds_everything_and_keeps_it(world: World, examiner: Examiner, cach
         assert facts.digest(file, compute=False)
     # the same weights, as a file of their own and baked in
     assert facts.digest(vae, compute=False) == facts.digest(model, compute=False)
+
+
+def test_it_finds_vae_files_whose_numbers_are_none(world: World, examiner: Examiner, caches):
+    state = make_state(TINY)
+    state["decoder.conv_out.weight"].fill_(float("nan"))
+    save_file(state, str(world.folder / "VAE" / "nan.safetensors"))
+    broken, sound = vae_file(world.folder / "VAE" / "nan.safetensors"), vae_file(world.vae("sound.safetensors"))
+    assert caches[1].health(broken) == ()  # nobody has looked
+    examiner.add([broken, sound])
+    assert examiner.wait(WAIT)
+    assert "holds NaN" in caches[1].health(broken)[0] and caches[1].health(sound) == ()
 
 
 def test_progress_is_told_from_the_first_piece_to_the_last(examiner: Examiner, pace: Pace, tmp_path: Path):
