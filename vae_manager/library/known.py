@@ -34,7 +34,7 @@ QUIRKS = MappingProxyType(
 )
 """Every quirk that an entry may have, and what it means for the user."""
 
-_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".bin", ".pt")
+_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".bin", ".pt", ".gguf")
 
 
 @dataclass(frozen=True)

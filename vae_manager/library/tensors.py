@@ -1,7 +1,8 @@
 """Open a model file's tensors, safely.
 
 Tensors are read from the file when they are asked for, never mapped (see `library.reading`). Pickles (`.pt`, `.ckpt`,
-`.pth`, `.bin`) are read by an unpickler that runs no code of the file, or refused (see `library.pickles`).
+`.pth`, `.bin`) are read by an unpickler that runs no code of the file, or refused (see `library.pickles`). Of GGUF
+files the header is read, and what is not quantised.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from vae_manager.errors import VaeFileError
 from vae_manager.library.diffusers_folder import config_metadata
+from vae_manager.library.gguf import SUFFIXES as GGUF_SUFFIXES
+from vae_manager.library.gguf import is_gguf, is_gguf_name, read_gguf_places
 from vae_manager.library.headers import (
     MAX_NAME,
     Header,
@@ -28,7 +31,7 @@ from vae_manager.library.reading import as_numbers, open_file, os_reason
 
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".pt", ".ckpt", ".pth", ".bin")
-SUFFIXES = (*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES)
+SUFFIXES = (*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES, *GGUF_SUFFIXES)
 
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "vae", "first_stage_model", "ema")
@@ -47,13 +50,13 @@ class TensorFile:
 
     path: Path
     format: str
-    """'safetensors' or 'pickle'."""
+    """'safetensors', 'pickle' or 'gguf'."""
     header: Header
     fetch: Callable[[str], Tensor]
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """Open a safetensors or pickle file, told apart by its content, not by its name.
+    """Open a safetensors, pickle or GGUF file, told apart by its content, not by its name.
 
     Raises:
         VaeFileError: not such a file, broken, truncated, unreadable or unsafe.
@@ -61,17 +64,22 @@ def open_tensors(path: Path) -> TensorFile:
     if is_safetensors_name(path) or _looks_like_safetensors(path):
         header, places = read_places(path)
         return TensorFile(path, "safetensors", _with_config(path, header), _fetcher(header, places))
+    if is_gguf_name(path) or is_gguf(path):
+        header, places = read_gguf_places(path)
+        return TensorFile(path, "gguf", header, _fetcher(header, places))
     return _open_pickle(path)
 
 
 def read_header(path: Path) -> tuple[str, Header]:
-    """A model file's format ('safetensors' or 'pickle') and header, without the tensors.
+    """A model file's format ('safetensors', 'pickle' or 'gguf') and header, without the tensors.
 
     Raises:
         VaeFileError: not such a file, broken, truncated, unreadable or unsafe.
     """
     if is_safetensors_name(path) or _looks_like_safetensors(path):
         return "safetensors", _with_config(path, read_safetensors_header(path))
+    if is_gguf_name(path) or is_gguf(path):
+        return "gguf", read_gguf_places(path)[0]
     return "pickle", _open_pickle(path).header
 
 

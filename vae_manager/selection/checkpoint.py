@@ -19,6 +19,7 @@ from vae_manager.errors import VaeFileError
 from vae_manager.library.digest import Progress, weights_digest
 from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.files import VaeFile, file_stem, vae_file
+from vae_manager.library.gguf import is_gguf, is_gguf_name
 from vae_manager.library.hashing import HashCache, stamp_of
 from vae_manager.library.headers import Header, TensorTable
 from vae_manager.library.health import examine
@@ -272,8 +273,12 @@ def _read_checkpoint(file: VaeFile) -> CheckpointFacts:
 
 
 def _is_old_pickle(file: VaeFile) -> bool:
-    pickle = not is_safetensors_name(file.path)
-    return pickle and file.size > MAX_OLD_PICKLE and not zipfile.is_zipfile(file.path)
+    if is_safetensors_name(file.path) or is_gguf_name(file.path) or file.size <= MAX_OLD_PICKLE:
+        return False
+    try:
+        return not zipfile.is_zipfile(file.path) and not is_gguf(file.path)
+    except VaeFileError:
+        return False  # reading its header tells why
 
 
 @lru_cache(maxsize=64)
