@@ -88,11 +88,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _command(name: str) -> Command:
-    """Import late: `vae-manager check-host` must not wait for torch."""
-    if name in ("list", "inspect", "convert"):
+    """Import late: what computes no tensors must not wait for torch."""
+    if name in ("list", "inspect"):
         from vae_manager.commands import library
 
-        return {"list": library.list_files, "inspect": library.inspect, "convert": library.convert}[name]
+        return {"list": library.list_files, "inspect": library.inspect}[name]
+    if name == "convert":
+        from vae_manager.commands.convert import convert
+
+        return convert
     if name in ("encode", "decode"):
         from vae_manager.commands import codec
 

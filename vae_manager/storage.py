@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from vae_manager.json_text import parse_json
 
 log = logging.getLogger("vae_manager")
@@ -120,6 +118,8 @@ def _clear_leftovers(target: Path) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the document's lock file. Where the file system has no locks, saving is worth more than the lock."""
+    from filelock import FileLock, Timeout  # here: what only reads starts without it (and asyncio)
+
     target = Path(os.path.realpath(path))
     lock = FileLock(target.with_name(target.name + ".lock"), timeout=LOCK_TIMEOUT)
     try:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.conftest import FLUX, SD1, make_state, make_vae
 from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.build import build_kl
-from vae_manager.codec.config import KLConfig
+from vae_manager.codec.config import KLConfig, expected_shapes
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.layouts import as_matrix, to_diffusers
@@ -72,11 +72,23 @@ def test_half_precisions_stay_near_fp32(dtype: torch.dtype, limit: float):
     assert relative_error(decode(half, z), decode(vae, z)) < limit
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+ODD = {
+    "kl-f16": dataclasses.replace(
+        SD1, encoder_channels=(32, 32, 64, 64, 96), decoder_channels=(32, 32, 64, 64, 96), encoder_attention=(4,),
+        decoder_attention=(3, 4), latent_channels=16, hidden_latent_channels=16,
+    ),
+    "decoder alone": dataclasses.replace(SD1, encoder_stem=0, encoder_channels=(), encoder_blocks=0, quant_conv=False),
+    "small decoder": dataclasses.replace(SD1, decoder_channels=(32, 32, 64, 64), decoder_blocks=1, mid_attention=False),
+    "grey": dataclasses.replace(SD1, image_channels=1, encoder_stem=64, hidden_latent_channels=8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), *ODD.values()], ids=[*CONFIGS, *ODD])
 def test_configuration_is_read_from_the_shapes(config: KLConfig):
     with torch.device("meta"):
         shapes = {name: tuple(t.shape) for name, t in AutoencoderKL(config).state_dict().items()}
     assert KLConfig.from_shapes(shapes) == config
+    assert list(expected_shapes(config).items()) == list(shapes.items())
 
 
 def test_small_decoder_beside_a_full_encoder():

@@ -10,13 +10,13 @@ from torch import nn
 
 from vae_manager.codec.autoencoder import Decoder
 from vae_manager.codec.config import KLConfig
+from vae_manager.codec.kind_names import litevae_names
 from vae_manager.codec.litevae import (
     LiteConfig,
     LiteVAE,
     SelfModulatedConv,
     UNetConfig,
     build_litevae,
-    canonical_names,
     haar,
     published_config,
     read_config,
@@ -228,7 +228,7 @@ def test_pseudocodes_slips_are_read():
     state = {name.replace("extractor_L2", "extractors_L2"): tensor for name, tensor in vae.state_dict().items()}
     assert any("extractors_L2" in name for name in state)
     assert build_litevae(state, GROUPS).config == vae.config
-    assert set(canonical_names(state)) == set(vae.state_dict())
+    assert set(litevae_names(state)) == set(vae.state_dict())
 
 
 def test_half_precision_runs():

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vae_manager.codec.kind_names import is_tiny, taesd_names
 from vae_manager.codec.taesd import (
     TinyAutoencoder,
     TinyConfig,
     build_taesd,
-    canonical_names,
-    is_tiny,
     make_decoder,
     make_encoder,
     read_configs,
@@ -110,7 +109,7 @@ def test_all_layouts_hold_the_same_model():
         vae = build_taesd(state)
         assert torch.equal(vae.encode(pictures()), z), name
         assert torch.equal(vae.decode(z), plain.decode(z)), name
-        assert canonical_names(state).keys() == whole.keys()
+        assert taesd_names(state).keys() == whole.keys()
         assert is_tiny(state)
 
 

@@ -15,8 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vae_manager.codec.build import expected_shapes
-from vae_manager.codec.config import KLConfig
+from vae_manager.codec.config import KLConfig, expected_shapes
 
 WIDTH, CONTEXT, LEVELS, BLOCKS = 320, 768, 4, 2
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import make_state
 from tests.selection.conftest import TINY, World
 from vae_manager.cli import main
+from vae_manager.library import digest
 from vae_manager.library.files import vae_file
-from vae_manager.selection import checkpoint as checkpoints
 from vae_manager.selection.choose import Wishes, choose
 from vae_manager.selection.examiner import Examiner
 from vae_manager.selection.twins import baked_twin
@@ -46,14 +46,14 @@ def test_a_thorough_look_finds_the_same_weights_in_another_file(world: World, mo
 def test_a_quick_look_reads_nothing_and_says_what_the_examiner_found(world: World, model: Path, monkeypatch):
     quick, files = world.open(model), world.files()
     with monkeypatch.context() as forbidden:
-        forbidden.setattr(checkpoints, "weights_digest", lambda *_, **__: pytest.fail("a job must not wait for this"))
+        forbidden.setattr(digest, "weights_digest", lambda *_, **__: pytest.fail("a job must not wait for this"))
         forbidden.setattr("vae_manager.selection.twins.open_tensors", lambda *_: pytest.fail("nor for this"))
         assert choose(Wishes(checkpoint=quick), files).reason == "the VAE baked into the checkpoint"
     examiner = Examiner(world.hashes, quick.cache)
     examiner.add(files.files, [quick.file])
     assert examiner.wait(60) and examiner.problems == {}
     with monkeypatch.context() as forbidden:
-        forbidden.setattr(checkpoints, "weights_digest", lambda *_, **__: pytest.fail("it is known now"))
+        forbidden.setattr(digest, "weights_digest", lambda *_, **__: pytest.fail("it is known now"))
         twin = baked_twin(quick, files.files)
         assert twin is not None and twin.name == "c-renamed.vae.pt"
         assert "same weights as c-renamed.vae.pt" in choose(Wishes(checkpoint=quick), files).reason

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from vae_manager.codec.autoencoder import AutoencoderKL
-from vae_manager.codec.config import KLConfig, compare_shapes
+from vae_manager.codec.config import KLConfig, check_shapes
+from vae_manager.codec.kind_names import is_open_litevae
 from vae_manager.codec.litevae import LiteVAE, build_litevae
-from vae_manager.codec.open_litevae import OpenLiteVAE, build_open_litevae, is_open_litevae
+from vae_manager.codec.open_litevae import OpenLiteVAE, build_open_litevae
 from vae_manager.codec.taesd import TinyAutoencoder, build_taesd
 
 Autoencoder = AutoencoderKL | TinyAutoencoder | LiteVAE | OpenLiteVAE
@@ -28,17 +29,6 @@ def build(kind: str, state: Mapping[str, Tensor], norm_groups: int) -> Autoencod
     if kind == "litevae":
         return build_open_litevae(state) if is_open_litevae(state) else build_litevae(state, norm_groups)
     return build_kl(state, norm_groups)
-
-
-def expected_shapes(config: KLConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that an autoencoder of this configuration has."""
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in AutoencoderKL(config).state_dict().items()}
-
-
-def check_shapes(config: KLConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Hold a file's canonical shapes against its configuration; see `compare_shapes`."""
-    compare_shapes(expected_shapes(config), shapes)
 
 
 def build_kl(state: Mapping[str, Tensor], norm_groups: int) -> AutoencoderKL:

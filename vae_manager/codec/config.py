@@ -163,6 +163,90 @@ def _check_groups(config: KLConfig) -> None:
         )
 
 
+def expected_shapes(config: KLConfig) -> dict[str, Shape]:
+    """Name and shape of every tensor of a KL autoencoder, in the order of `AutoencoderKL`'s state dict.
+
+    Written out here so that a header is judged without making a network, and without torch.
+    """
+    hidden, latent = config.hidden_latent_channels, config.latent_channels
+    tensors: list[tuple[str, Shape]] = []
+    if config.encodes:
+        tensors += _encoder_tensors(config)
+    tensors += _decoder_tensors(config)
+    if config.quant_conv:
+        tensors += _conv("quant_conv", 2 * hidden, 2 * latent, 1)
+    if config.post_quant_conv:
+        tensors += _conv("post_quant_conv", latent, hidden, 1)
+    return dict(tensors)
+
+
+def check_shapes(config: KLConfig, shapes: Mapping[str, Shape]) -> None:
+    """Hold a file's canonical shapes against its configuration; see `compare_shapes`."""
+    compare_shapes(expected_shapes(config), shapes)
+
+
+def _encoder_tensors(config: KLConfig) -> list[tuple[str, Shape]]:
+    width, last = config.encoder_stem, len(config.encoder_channels) - 1
+    tensors = _conv("encoder.conv_in", config.image_channels, width)
+    for i, out in enumerate(config.encoder_channels):
+        tensors += _level(f"encoder.down.{i}", width, out, config.encoder_blocks, i in config.encoder_attention)
+        if i < last:
+            tensors += _conv(f"encoder.down.{i}.downsample.conv", out, out)
+        width = out
+    tensors += _mid("encoder.mid", width, config.mid_attention)
+    return (
+        tensors + _norm("encoder.norm_out", width) + _conv("encoder.conv_out", width, 2 * config.hidden_latent_channels)
+    )
+
+
+def _decoder_tensors(config: KLConfig) -> list[tuple[str, Shape]]:
+    channels = config.decoder_channels
+    tensors = _conv("decoder.conv_in", config.hidden_latent_channels, channels[-1])
+    tensors += _mid("decoder.mid", channels[-1], config.mid_attention)
+    for i, (out, width) in enumerate(zip(channels, (*channels[1:], channels[-1]))):
+        tensors += _level(f"decoder.up.{i}", width, out, config.decoder_blocks, i in config.decoder_attention)
+        if i > 0:
+            tensors += _conv(f"decoder.up.{i}.upsample.conv", out, out)
+    return (
+        tensors + _norm("decoder.norm_out", channels[0]) + _conv("decoder.conv_out", channels[0], config.image_channels)
+    )
+
+
+def _level(name: str, width: int, out: int, blocks: int, attention: bool) -> list[tuple[str, Shape]]:
+    tensors: list[tuple[str, Shape]] = []
+    for i in range(blocks):
+        tensors += _block(f"{name}.block.{i}", width if i == 0 else out, out)
+    for i in range(blocks if attention else 0):
+        tensors += _attn(f"{name}.attn.{i}", out)
+    return tensors
+
+
+def _mid(name: str, width: int, attention: bool) -> list[tuple[str, Shape]]:
+    middle = _attn(f"{name}.attn_1", width) if attention else []
+    return _block(f"{name}.block_1", width, width) + middle + _block(f"{name}.block_2", width, width)
+
+
+def _block(name: str, width: int, out: int) -> list[tuple[str, Shape]]:
+    tensors = _norm(f"{name}.norm1", width) + _conv(f"{name}.conv1", width, out)
+    tensors += _norm(f"{name}.norm2", out) + _conv(f"{name}.conv2", out, out)
+    return tensors + (_conv(f"{name}.nin_shortcut", width, out, 1) if width != out else [])
+
+
+def _attn(name: str, width: int) -> list[tuple[str, Shape]]:
+    tensors = _norm(f"{name}.norm", width)
+    for part in ("q", "k", "v", "proj_out"):
+        tensors += _conv(f"{name}.{part}", width, width, 1)
+    return tensors
+
+
+def _conv(name: str, width: int, out: int, side: int = 3) -> list[tuple[str, Shape]]:
+    return [(f"{name}.weight", (out, width, side, side)), (f"{name}.bias", (out,))]
+
+
+def _norm(name: str, width: int) -> list[tuple[str, Shape]]:
+    return [(f"{name}.weight", (width,)), (f"{name}.bias", (width,))]
+
+
 def compare_shapes(expected: Mapping[str, Shape], shapes: Mapping[str, Shape], whose: str = "its") -> None:
     """Hold a file's shapes against those of the module that its configuration makes.
 

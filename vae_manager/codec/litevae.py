@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from vae_manager.codec.autoencoder import Decoder, ResnetBlock
 from vae_manager.codec.config import DEFAULT_NORM_GROUPS, KLConfig, compare_shapes
+from vae_manager.codec.kind_names import litevae_names
 from vae_manager.errors import VaeFileError
 
 Shape = tuple[int, ...]
@@ -307,29 +308,12 @@ def build_litevae(state: Mapping[str, Tensor], norm_groups: int = DEFAULT_NORM_G
     Raises:
         VaeFileError: the tensors do not make a whole LiteVAE.
     """
-    tensors = {name: state[own] for name, own in canonical_names(state).items()}
+    tensors = {name: state[own] for name, own in litevae_names(state).items()}
     config = read_config({name: tuple(tensor.shape) for name, tensor in tensors.items()}, norm_groups)
     with torch.device("meta"):
         vae = LiteVAE(config)
     vae.load_state_dict(tensors, strict=True, assign=True)
     return vae.eval().requires_grad_(False)
-
-
-def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Canonical name → the file's own, for the autoencoder's tensors only: no prefix, no discriminator, no EMA copy.
-
-    Names of open-litevae's layout (`open_litevae`) are canonical as they are. Accepts the pseudocode's slip
-    `feature_extractors_L2` for the second extractor.
-    """
-    found = {}
-    for own in names:
-        if match := _NAME.fullmatch(own):
-            name = match.group("name").replace("encoder.feature_extractors_L", "encoder.feature_extractor_L")
-            found[name] = own
-    return found
-
-
-_NAME = re.compile(r"(?:first_stage_model\.|vae\.)?(?P<name>(?:encoder|decoder|pre_conv|post_conv|quantizer)\..+)")
 
 
 def read_config(shapes: Mapping[str, Shape], norm_groups: int = DEFAULT_NORM_GROUPS) -> LiteConfig:

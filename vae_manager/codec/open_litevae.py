@@ -20,7 +20,7 @@ levels, as they come.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -30,11 +30,11 @@ from torch.nn import functional as F
 
 from vae_manager.codec.autoencoder import Upsample
 from vae_manager.codec.config import compare_shapes
+from vae_manager.codec.kind_names import litevae_names
 from vae_manager.codec.litevae import (
     SUB_BANDS,
     SelfModulatedConv,
     Shape,
-    canonical_names,
     conv,
     count_of,
     haar,
@@ -282,11 +282,6 @@ class OpenLiteVAE(nn.Module):
         return self.decoder(self.quantizer["post_quant_conv"](z) if self.config.quant else z)
 
 
-def is_open_litevae(names: Iterable[str]) -> bool:
-    """Is this the key layout of open-litevae?"""
-    return any(name.startswith("encoder.extractors.") for name in canonical_names(names))
-
-
 def build_open_litevae(state: Mapping[str, Tensor]) -> OpenLiteVAE:
     """Build the autoencoder around the tensors of its state dict, without copying them.
 
@@ -295,7 +290,7 @@ def build_open_litevae(state: Mapping[str, Tensor]) -> OpenLiteVAE:
     Raises:
         VaeFileError: the tensors do not make a whole one.
     """
-    tensors = {name: state[own] for name, own in canonical_names(state).items()}
+    tensors = {name: state[own] for name, own in litevae_names(state).items()}
     config = read_open_config({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     with torch.device("meta"):
         vae = OpenLiteVAE(config)

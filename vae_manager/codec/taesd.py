@@ -17,14 +17,14 @@ that the diffusion model works on, (z - shift) * scale of the full VAE's latent 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from vae_manager.codec.config import compare_shapes
+from vae_manager.codec.kind_names import taesd_names
 from vae_manager.errors import BadInputError, VaeFileError
 
 Shape = tuple[int, ...]
@@ -184,7 +184,7 @@ def build_taesd(*states: Mapping[str, Tensor]) -> TinyAutoencoder:
     """
     tensors: dict[str, Tensor] = {}
     for state in states:
-        names = canonical_names(state)
+        names = taesd_names(state)
         if twice := sorted(tensors.keys() & names.keys()):
             half = twice[0].partition(".")[0]
             raise VaeFileError(f"both files hold a tiny {half}; one must be the encoder's and one the decoder's")
@@ -194,37 +194,6 @@ def build_taesd(*states: Mapping[str, Tensor]) -> TinyAutoencoder:
         vae = TinyAutoencoder(encoder, decoder)
     vae.load_state_dict(tensors, strict=True, assign=True)
     return vae.eval().requires_grad_(False)
-
-
-def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Canonical name (`encoder.0.weight`, `decoder.1.weight`) → the file's own name.
-
-    Known layouts: the published files, one half each, with bare numbers (`1.weight`); diffusers' `AutoencoderTiny`
-    (`decoder.layers.0.weight`), which has no number for the clamp that the decoder begins with; the whole module's
-    state dict (`decoder.1.weight`, `taesd_decoder.1.weight`); and any of them in a checkpoint, behind a prefix.
-    """
-    names = list(names)
-    # only an encoder begins with a convolution: number 0 of a decoder is the clamp, which has no weights
-    bare_half = "encoder" if "0.weight" in names else "decoder"
-    found = {}
-    for own in names:
-        if match := _NAME.fullmatch(own):
-            half = match["half"] or bare_half
-            shift = 1 if match["layers"] and half == "decoder" else 0
-            found[f"{half}.{int(match['number']) + shift}.{match['rest']}"] = own
-    return found
-
-
-def is_tiny(names: Iterable[str]) -> bool:
-    """Are these the tensors of a tiny autoencoder (or of one half), in any of the known layouts?"""
-    return any(_BLOCK.fullmatch(name) for name in canonical_names(names))
-
-
-_NAME = re.compile(
-    r"(?:(?:first_stage_model\.|vae\.)?(?:taesd_)?(?P<half>encoder|decoder)\.(?P<layers>layers\.)?)?"
-    r"(?P<number>\d{1,3})\.(?P<rest>.+)"
-)
-_BLOCK = re.compile(r"(encoder|decoder)\.\d+\.conv\.0\.weight")
 
 
 def read_configs(shapes: Mapping[str, Shape]) -> tuple[TinyConfig | None, TinyConfig | None]:

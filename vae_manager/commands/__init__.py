@@ -6,12 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vae_manager.errors import BadInputError, VaeFileError
-
-if TYPE_CHECKING:
-    from vae_manager.library.files import VaeFile
+from vae_manager.library.files import VaeFile, vae_file
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,6 @@ def open_file(path: str) -> VaeFile:
     Raises:
         BadInputError: there is no such file.
     """
-    from vae_manager.library.files import vae_file  # brings torch, which not every command needs
-
     try:
         if Path(path).is_file():
             return vae_file(Path(path))

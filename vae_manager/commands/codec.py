@@ -27,7 +27,7 @@ from vae_manager.codec.streaming import (
 )
 from vae_manager.codec.whole import check_latent, decode, encode, latent_of
 from vae_manager.commands import Result, about, check_seed, megabytes, open_file
-from vae_manager.commands.library import DTYPES
+from vae_manager.commands.convert import DTYPES
 from vae_manager.commands.measure import Measured, measure
 from vae_manager.commands.outputs import check_output
 from vae_manager.errors import BadInputError, VaeFileError

@@ -32,25 +32,26 @@ from __future__ import annotations
 import hashlib
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from vae_manager.errors import VaeFileError
-from vae_manager.library.dtypes import NAMES
-from vae_manager.library.layouts import Layout, as_conv, detect_layout
+from vae_manager.library.dtypes import is_float
+from vae_manager.library.layouts import Layout, canonical_shapes, detect_layout
 from vae_manager.library.tensors import TensorFile
+
+if TYPE_CHECKING:
+    from vae_manager.library.reading import Bits
 
 VERSION = "vae-manager weights digest 1"
 
 CHUNK = 1 << 15
-"""Elements converted and hashed at a time. No more than torch converts in one thread: with more it starts as many
-threads as there are cores, which wait for one another when the cores are busy (measured: 20 times slower)."""
+"""Elements converted and hashed at a time: no more than the processor's nearest memory holds."""
 
 Progress = Callable[[int, int], None]
 """Called with (tensors done, tensors in all). An exception raised in it stops the work and is passed on."""
@@ -68,8 +69,6 @@ _QUIET_NAN = MappingProxyType(
 )
 
 _TYPES = frozenset((*_INFINITY, "I64", "I32", "I16", "I8", "U8", "BOOL"))
-
-_INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -90,17 +89,24 @@ def weights_digest(file: TensorFile, layout: Layout | None = None, progress: Pro
     Raises:
         VaeFileError: there is no VAE in the file, or one of its tensors is of a type that no VAE has.
     """
-    keys = (layout or detect_layout(file.header)).keys
-    return _digest(_sorted_names(keys), lambda name: file.fetch(keys[name]), progress)
+    layout = layout or detect_layout(file.header)
+    shapes = canonical_shapes(file.header, layout)
+    names = _sorted_names(layout.keys)
+    stored, fp16 = (hashlib.sha256(_text(VERSION) + _text(kind)) for kind in ("stored", "fp16"))
+    for done, name in enumerate(names, start=1):
+        own = layout.keys[name]
+        dtype = file.header.tensors[own].dtype
+        if dtype not in _TYPES:
+            raise VaeFileError(f"its tensor {name!r:.80} is of the type {dtype!r:.20}, which no VAE has")
+        _add_tensor(stored, fp16, _text(name), dtype, shapes[name], file.bits(own))
+        if progress is not None:
+            progress(done, len(names))
+    return WeightsDigest(stored.hexdigest(), fp16.hexdigest())
 
 
-def state_digest(state: Mapping[str, Tensor], progress: Progress | None = None) -> WeightsDigest:
-    """Digest of tensors in memory that have canonical names already, such as a loaded autoencoder's state dict.
-
-    Raises:
-        VaeFileError: a tensor is of a type that no VAE has.
-    """
-    return _digest(_sorted_names(state), lambda name: state[name].detach().cpu(), progress)
+def half_bits(bits: Bits, dtype: str) -> Bits:
+    """Floating-point numbers rounded as the digest `fp16` rounds them, as bits of float16."""
+    return _one_nan(bits if dtype == "F16" else _half(bits, dtype), "F16")
 
 
 def _sorted_names(names: Iterable[str]) -> list[str]:
@@ -108,30 +114,20 @@ def _sorted_names(names: Iterable[str]) -> list[str]:
     return sorted(own, key=lambda name: name.encode("utf-8", "surrogatepass"))
 
 
-def _digest(names: list[str], fetch: Callable[[str], Tensor], progress: Progress | None) -> WeightsDigest:
-    stored, fp16 = (hashlib.sha256(_text(VERSION) + _text(kind)) for kind in ("stored", "fp16"))
-    for done, name in enumerate(names, start=1):
-        _add_tensor(stored, fp16, name, as_conv(name, fetch(name)))
-        if progress is not None:
-            progress(done, len(names))
-    return WeightsDigest(stored.hexdigest(), fp16.hexdigest())
-
-
-def _add_tensor(stored: Any, fp16: Any, name: str, tensor: Tensor) -> None:
-    dtype = NAMES.get(tensor.dtype)
-    if dtype not in _TYPES:
-        raise VaeFileError(f"its tensor {name!r:.80} is of the type {tensor.dtype}, which no VAE has")
-    rounded = "F16" if tensor.is_floating_point() else dtype
-    stored.update(_preamble(name, dtype, tensor.shape))
-    fp16.update(_preamble(name, rounded, tensor.shape))
-    for chunk in _chunks(tensor):
-        raw = _raw(chunk, dtype)
+def _add_tensor(stored: Any, fp16: Any, name: bytes, dtype: str, shape: tuple[int, ...], bits: Bits) -> None:
+    rounded = "F16" if is_float(dtype) else dtype
+    stored.update(name + _preamble(dtype, shape))
+    fp16.update(name + _preamble(rounded, shape))
+    flat = bits.reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        chunk = flat[start : start + CHUNK]
+        raw = _little_endian(_one_nan(chunk, dtype))
         stored.update(raw)
-        fp16.update(raw if rounded == dtype else _raw(chunk.to(torch.float32).to(torch.float16), rounded))
+        fp16.update(raw if rounded == dtype else _little_endian(half_bits(chunk, dtype)))
 
 
-def _preamble(name: str, dtype: str, shape: torch.Size) -> bytes:
-    return _text(name) + _text(dtype) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+def _preamble(dtype: str, shape: tuple[int, ...]) -> bytes:
+    return _text(dtype) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
 
 
 def _text(text: str) -> bytes:
@@ -139,18 +135,38 @@ def _text(text: str) -> bytes:
     return struct.pack("<I", len(encoded)) + encoded
 
 
-def _chunks(tensor: Tensor) -> Iterator[Tensor]:
-    """The elements in row-major order, `CHUNK` at a time, each chunk contiguous."""
-    return iter(tensor.reshape(-1).split(CHUNK)) if tensor.numel() else iter(())
+def _half(bits: Bits, dtype: str) -> Bits:
+    """Bits of another floating-point type → bits of float16, by way of float32; numpy rounds ties to even."""
+    if dtype == "F8_E5M2":  # a float16 whose last eight bits are gone
+        return bits.astype(np.uint16) << 8
+    if dtype == "F8_E4M3":
+        return _e4m3_as_half()[bits]
+    with np.errstate(over="ignore", invalid="ignore"):
+        if dtype == "F64":
+            wide = bits.view(np.float64).astype(np.float32)
+        else:  # a bfloat16 is a float32 whose last sixteen bits are gone
+            wide = (bits.astype(np.uint32) << 16 if dtype == "BF16" else bits).view(np.float32)
+        return wide.astype(np.float16).view(np.uint16)
 
 
-def _raw(values: Tensor, dtype: str) -> Any:
-    """Little-endian bytes of a one-dimensional tensor, as a buffer, with every NaN the same."""
-    bits = values.contiguous().view(_INTEGER_OF_SIZE[values.element_size()]).numpy()
+@cache
+def _e4m3_as_half() -> Bits:
+    """All 256 numbers of F8_E4M3: a sign, four bits of exponent and three of mantissa, no infinity."""
+    codes = np.arange(256)
+    exponent, mantissa = codes >> 3 & 15, codes & 7
+    values = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+    values[(codes & 127) == 127] = np.nan
+    return np.where(codes & 128, -values, values).astype(np.float16).view(np.uint16)
+
+
+def _one_nan(bits: Bits, dtype: str) -> Bits:
+    """The same bits with every NaN the same one: told by its bits, for numpy knows no bfloat16."""
     if dtype in _INFINITY:
-        # NaNs are told by their bits: numpy knows no bfloat16, old versions of torch no isnan for one byte
-        magnitude = bits & (2 ** (8 * bits.itemsize - 1) - 1)
-        nan = magnitude > _INFINITY[dtype]
+        nan = (bits & bits.dtype.type(2 ** (8 * bits.itemsize - 1) - 1)) > _INFINITY[dtype]
         if nan.any():
-            bits = np.where(nan, bits.dtype.type(_QUIET_NAN[dtype]), bits)
-    return bits if sys.byteorder == "little" else bits.byteswap()
+            return np.where(nan, bits.dtype.type(_QUIET_NAN[dtype]), bits)
+    return bits
+
+
+def _little_endian(bits: Bits) -> Any:
+    return np.ascontiguousarray(bits if sys.byteorder == "little" else bits.byteswap())

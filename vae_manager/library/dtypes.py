@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 BITS = MappingProxyType({
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "C64": 64,
@@ -22,11 +24,17 @@ _TORCH_NAMES = {
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 
-TORCH = MappingProxyType({name: getattr(torch, own) for name, own in _TORCH_NAMES.items() if hasattr(torch, own)})
-"""Safetensors' names → torch's types, as far as the installed torch has them."""
-
-NAMES = MappingProxyType({dtype: name for name, dtype in TORCH.items()})
-"""Torch's types → safetensors' names."""
-
 BY_TORCH_NAME = MappingProxyType({own: name for name, own in _TORCH_NAMES.items()})
 """`float8_e4m3fn` → `F8_E4M3`, also where the installed torch lacks the type."""
+
+
+def is_float(dtype: str) -> bool:
+    """Whether a type of safetensors' holds floating-point numbers."""
+    return dtype.startswith(("F", "BF"))
+
+
+def torch_type(dtype: str) -> torch.dtype | None:
+    """Torch's type of that name in safetensors; None where the installed torch has none."""
+    import torch  # here: headers are read without it
+
+    return getattr(torch, _TORCH_NAMES.get(dtype, ""), None)

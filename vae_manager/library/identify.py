@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from vae_manager.codec import litevae, open_litevae, taesd
-from vae_manager.codec.build import check_shapes
-from vae_manager.codec.config import DEFAULT_NORM_GROUPS, KLConfig
+from vae_manager.codec.config import DEFAULT_NORM_GROUPS, KLConfig, check_shapes
+from vae_manager.codec.kind_names import is_open_litevae
 from vae_manager.errors import VaeFileError
 from vae_manager.library.diffusers_folder import telling_parts
+from vae_manager.library.dtypes import is_float
 from vae_manager.library.families import FAMILIES
 from vae_manager.library.files import VaeFile
 from vae_manager.library.headers import Header, TensorTable
@@ -119,14 +119,8 @@ def _type_problem(header: Header, layout: Layout) -> str | None:
     return f"its tensor {whole!r} holds whole numbers: quantised VAEs are not supported" if whole else None
 
 
-def is_float(dtype: str) -> bool:
-    """Whether a type of safetensors' holds floating-point numbers."""
-    return dtype.startswith(("F", "BF"))
-
-
 @lru_cache(maxsize=64)
 def _shape_problem(config: KLConfig, shapes: frozenset[tuple[str, tuple[int, ...]]]) -> str | None:
-    """Comparing takes a network without weights to compare with, which takes a twentieth of a second to make."""
     try:
         check_shapes(config, dict(shapes))
     except VaeFileError as error:
@@ -136,6 +130,8 @@ def _shape_problem(config: KLConfig, shapes: frozenset[tuple[str, tuple[int, ...
 
 def _other(format_: str, header: Header, layout: Layout) -> Identity:
     """TAESD works on latents that are scaled already; LiteVAE has a latent space of its own."""
+    from vae_manager.codec import litevae, open_litevae, taesd  # with torch, which the KL kind's header does without
+
     problems: tuple[str, ...] = ()
     channels = None
     evidence = "its tensors' names"
@@ -146,7 +142,7 @@ def _other(format_: str, header: Header, layout: Layout) -> Identity:
             channels = config.latent_channels
             evidence = f"its tensors are those of {' or '.join(taesd.variants(config)) or 'a tiny autoencoder'}"
         elif layout.name == "litevae":
-            if open_litevae.is_open_litevae(shapes):
+            if is_open_litevae(shapes):
                 channels = open_litevae.read_open_config(shapes).latent_channels
                 evidence = "its tensors are those of open-litevae, another network than the paper's"
             else:

@@ -12,15 +12,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vae_manager.codec.config import KL_ROOTS
-from vae_manager.codec.litevae import canonical_names as litevae_names
-from vae_manager.codec.taesd import canonical_names as taesd_names
-from vae_manager.codec.taesd import is_tiny
+from vae_manager.codec.kind_names import is_tiny, litevae_names, taesd_names
 from vae_manager.errors import VaeFileError
 from vae_manager.library.headers import Header, TensorInfo, TensorTable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHECKPOINT_PREFIXES = ("first_stage_model.", "vae.")
 """Where a whole checkpoint keeps its VAE: ldm and all WebUIs; Forge's and some trainers' saved models."""

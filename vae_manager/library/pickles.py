@@ -17,16 +17,16 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple
 
 from vae_manager.errors import VaeFileError
 from vae_manager.library.downloads import described
 from vae_manager.library.dtypes import BITS, BY_TORCH_NAME
 from vae_manager.library.headers import MAX_DIMENSIONS, MAX_NUMBER
-from vae_manager.library.reading import Source, as_numbers, fill, new_bytes, open_file, os_reason, stamp_of
+from vae_manager.library.reading import Source, as_bits, fill, new_bytes, open_file, os_reason, stamp_of
+
+if TYPE_CHECKING:
+    from vae_manager.library.reading import Bits
 
 MAX_PICKLE = 8 << 20
 """Bytes of the pickle itself, without the tensors. A checkpoint's, optimizer and all, is below 1 MB."""
@@ -62,10 +62,10 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True)
 class PickleFile:
-    """An opened pickle: its document, with `Stored` in place of tensors, and a way to fetch one."""
+    """An opened pickle: its document, with `Stored` in place of tensors, and a way to read the bits of one."""
 
     document: object
-    fetch: Callable[[str, Stored], Tensor]
+    bits: Callable[[str, Stored], Bits]
 
 
 class _StorageType(NamedTuple):
@@ -352,20 +352,20 @@ def _open_zip(source: Source, file: BinaryIO) -> PickleFile:
         with archive.open(pickles[0]) as inner:
             document = _Unpickler(io.BytesIO(_Limited(inner).read()), {}).load()  # type: ignore[arg-type]
 
-    def read(key: str, start: int, count: int) -> Tensor:
+    def read(key: str, start: int, count: int) -> Bits:
         entry = entries.get(f"{root}data/{key}")
         if entry is None:
             raise VaeFileError("a part of it is missing: the file is broken; fetch it again")
         return _read_entry(source, entry, start, count)
 
-    return PickleFile(document, lambda name, stored: _fetch(name, stored, read))
+    return PickleFile(document, lambda name, stored: _bits(name, stored, read))
 
 
-def _read_entry(source: Source, entry: zipfile.ZipInfo, start: int, count: int) -> Tensor:
+def _read_entry(source: Source, entry: zipfile.ZipInfo, start: int, count: int) -> Bits:
     """`count` bytes of one entry of an archive, from `start` on."""
     if start + count > entry.file_size:
         raise VaeFileError("a part of it is too short: the file is broken; fetch it again")
-    local = bytes(source.read(entry.header_offset, 30).numpy())
+    local = bytes(source.read(entry.header_offset, 30))
     at = entry.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     if entry.compress_type == zipfile.ZIP_STORED:
         return source.read(at + start, count)
@@ -373,7 +373,7 @@ def _read_entry(source: Source, entry: zipfile.ZipInfo, start: int, count: int) 
         raise VaeFileError("it is compressed in a way that PyTorch does not know; fetch it again")
     packed = source.read(at, entry.compress_size)
     try:
-        data = zlib.decompressobj(-15).decompress(packed.numpy().tobytes(), start + count)
+        data = zlib.decompressobj(-15).decompress(packed.tobytes(), start + count)
     except zlib.error as error:
         raise VaeFileError(_BROKEN) from error
     raw = new_bytes(count)
@@ -402,26 +402,28 @@ def _open_old(source: Source, file: BinaryIO) -> PickleFile:
     if at > source.size:
         raise VaeFileError(f"it is truncated: {at - source.size} of its {at} bytes are missing; fetch it again")
 
-    def read(key: str, start: int, count: int) -> Tensor:
+    def read(key: str, start: int, count: int) -> Bits:
         first, size = places[key]
         if start + count > size:
             raise VaeFileError("a part of it is too short: the file is broken; fetch it again")
         return source.read(first + start, count)
 
-    return PickleFile(document, lambda name, stored: _fetch(name, stored, read))
+    return PickleFile(document, lambda name, stored: _bits(name, stored, read))
 
 
-def _fetch(name: str, stored: Stored, read: Callable[[str, int, int], Tensor]) -> Tensor:
+def _bits(name: str, stored: Stored, read: Callable[[str, int, int], Bits]) -> Bits:
+    from numpy.lib.stride_tricks import as_strided  # here: see `library.reading`
+
     size = BITS[stored.dtype] // 8
     total = 1
     for length in stored.shape:
         total *= length
     if total == 0:
-        return as_numbers(name, new_bytes(0), stored.dtype, stored.shape)
+        return as_bits(name, new_bytes(0), stored.dtype, stored.shape)
     span = 1 + sum((length - 1) * step for length, step in zip(stored.shape, stored.stride, strict=True))
     held = stored.storage.count if stored.storage.dtype else stored.storage.count // size
     if stored.offset + span > held or total > held:
         raise VaeFileError(f"its tensor {name!r:.80} is larger than what is stored of it: the file is broken")
     raw = read(stored.storage.key, (stored.storage.start + stored.offset) * size, span * size)
-    flat = as_numbers(name, raw, stored.dtype, (span,))
-    return torch.as_strided(flat, stored.shape, stored.stride)
+    flat = as_bits(name, raw, stored.dtype, (span,))
+    return as_strided(flat, stored.shape, [size * step for step in stored.stride])

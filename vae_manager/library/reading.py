@@ -1,8 +1,10 @@
 """Read parts of a file that others may change or cut short meanwhile.
 
 Nothing is mapped into memory: touching a page of a mapped file that somebody has truncated ends the process (SIGBUS),
-and with it the WebUI. Plain reads come back short instead, and are told. They go straight into the tensor's own
-memory, so that nothing is held twice.
+and with it the WebUI. Plain reads come back short instead, and are told. They go straight into memory that becomes the
+tensor's own, so that nothing is held twice.
+
+Numbers are first only bits, whole numbers of their size in a numpy array: hashing and comparing them takes no torch.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vae_manager.errors import VaeFileError
-from vae_manager.library.dtypes import TORCH
+from vae_manager.library.dtypes import BITS, torch_type
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Bits = np.ndarray[Any, np.dtype[Any]]
 
 CHANGED = "it was changed or cut short while it was being read; try again when its download is finished"
 
@@ -75,8 +80,8 @@ class Source:
     def size(self) -> int:
         return self.stamp[2]
 
-    def read(self, start: int, count: int) -> Tensor:
-        """`count` bytes from `start` on, as a new uint8 tensor.
+    def read(self, start: int, count: int) -> Bits:
+        """`count` bytes from `start` on, as a new array of uint8.
 
         Raises:
             VaeFileError: the file is gone, was changed or cut short, or there is not enough memory.
@@ -93,26 +98,28 @@ class Source:
         return raw
 
 
-def new_bytes(count: int) -> Tensor:
-    """Memory for `count` bytes, as a uint8 tensor.
+def new_bytes(count: int) -> Bits:
+    """Memory for `count` bytes, as an array of uint8.
 
     Raises:
         VaeFileError: there is not so much.
     """
+    import numpy as np  # here: what reads nothing but headers starts in half the time
+
     try:
-        return torch.empty(count, dtype=torch.uint8)
-    except (RuntimeError, MemoryError) as error:
+        return np.empty(count, dtype=np.uint8)
+    except (ValueError, MemoryError) as error:
         raise VaeFileError(f"there is not enough memory to read it ({count >> 20} MB at once)") from error
 
 
-def fill(file: BinaryIO, raw: Tensor) -> None:
-    """Read into all of a uint8 tensor.
+def fill(file: BinaryIO, raw: Bits) -> None:
+    """Read into all of an array of uint8.
 
     Raises:
         OSError: the file cannot be read.
         VaeFileError: it ends before.
     """
-    left = memoryview(raw.numpy())  # type: ignore[arg-type]
+    left = memoryview(raw)  # type: ignore[arg-type]
     while len(left):
         count = file.readinto(left)  # type: ignore[attr-defined]
         if not count:
@@ -120,15 +127,33 @@ def fill(file: BinaryIO, raw: Tensor) -> None:
         left = left[count:]
 
 
-def as_numbers(name: str, raw: Tensor, dtype: str, shape: Sequence[int]) -> Tensor:
-    """Bytes as a tensor of a safetensors type, without copying.
+def as_bits(name: str, raw: Bits, dtype: str, shape: Sequence[int]) -> Bits:
+    """Bytes as the bits of numbers of a safetensors type: whole numbers without sign of its size, nothing copied.
+
+    Raises:
+        VaeFileError: its numbers have no whole bytes, or the bytes do not make so many of them.
+    """
+    size = BITS.get(dtype, 0) // 8
+    if not size:
+        raise _unknown(name, dtype)
+    try:
+        return raw.view(f"u{size}").reshape(tuple(shape))
+    except ValueError as error:
+        raise VaeFileError(f"its tensor {name!r:.80} cannot be read: the file is broken; fetch it again") from error
+
+
+def as_tensor(name: str, bits: Bits, dtype: str) -> Tensor:
+    """The tensor of a safetensors type that has these bits, in the same memory.
 
     Raises:
         VaeFileError: torch has no such type.
     """
-    if dtype not in TORCH:
-        raise VaeFileError(f"its tensor {name!r:.80} is of the type {dtype!r:.20}, which this torch does not know")
-    try:
-        return raw.view(TORCH[dtype]).reshape(tuple(shape))
-    except RuntimeError as error:  # bytes that do not make so many numbers
-        raise VaeFileError(f"its tensor {name!r:.80} cannot be read: the file is broken; fetch it again") from error
+    import torch  # here: what is only hashed or compared needs no torch
+
+    if (own := torch_type(dtype)) is None:
+        raise _unknown(name, dtype)
+    return torch.from_numpy(bits.view(f"i{bits.itemsize}" if bits.itemsize > 1 else bits.dtype)).view(own)
+
+
+def _unknown(name: str, dtype: str) -> VaeFileError:
+    return VaeFileError(f"its tensor {name!r:.80} is of the type {dtype!r:.20}, which this torch does not know")

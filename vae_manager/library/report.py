@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vae_manager.errors import VaeFileError
-from vae_manager.library.digest import weights_digest
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache, Progress
 from vae_manager.library.identify import Identity, identify
@@ -62,8 +61,14 @@ def report(
     """
     identity = identify(file)
     hash_ = hashes.sha256(file, progress) if sha256 else hashes.peek(file)
-    weights = weights_digest(open_tensors(file.path)).fp16 if digest and not identity.problems else None
+    weights = _digest(file) if digest and not identity.problems else None
     return Report(file, identity, hash_, weights, by_sha256(hash_) if hash_ else None)
+
+
+def _digest(file: VaeFile) -> str:
+    from vae_manager.library.digest import weights_digest  # with numpy, which lists do without
+
+    return weights_digest(open_tensors(file.path)).fp16
 
 
 def quick_report(file: VaeFile, hashes: HashCache) -> Report | VaeFileError:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vae_manager.codec.build import check_shapes
-from vae_manager.codec.config import KLConfig
+from vae_manager.codec.config import KLConfig, check_shapes
 from vae_manager.errors import VaeFileError
 from vae_manager.library.diffusers_folder import telling_parts
 from vae_manager.library.files import VaeFile

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vae_manager.errors import VaeFileError
 from vae_manager.library.diffusers_folder import config_metadata
@@ -27,7 +26,12 @@ from vae_manager.library.headers import (
     read_safetensors_header,
 )
 from vae_manager.library.pickles import Stored, open_pickle
-from vae_manager.library.reading import as_numbers, open_file, os_reason
+from vae_manager.library.reading import as_bits, as_tensor, open_file, os_reason
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vae_manager.library.reading import Bits
 
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".pt", ".ckpt", ".pth", ".bin")
@@ -44,15 +48,19 @@ MAX_NESTED = 4
 class TensorFile:
     """A model file that has been opened: what it holds, and a way to fetch a tensor by its own name.
 
-    Fetched tensors are on the CPU in the dtype of the file, in memory of their own. Fetching raises `VaeFileError`
-    when the file has been changed or cut short since it was opened.
+    Fetching raises `VaeFileError` when the file has been changed or cut short since it was opened.
     """
 
     path: Path
     format: str
     """'safetensors', 'pickle' or 'gguf'."""
     header: Header
-    fetch: Callable[[str], Tensor]
+    bits: Callable[[str], Bits]
+    """A tensor's numbers as bits (`library.reading`), in the tensor's shape and in memory of their own."""
+
+    def fetch(self, name: str) -> Tensor:
+        """A tensor on the CPU in the dtype of the file, in memory of its own."""
+        return as_tensor(name, self.bits(name), self.header.tensors[name].dtype)
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -63,10 +71,10 @@ def open_tensors(path: Path) -> TensorFile:
     """
     if is_safetensors_name(path) or _looks_like_safetensors(path):
         header, places = read_places(path)
-        return TensorFile(path, "safetensors", _with_config(path, header), _fetcher(header, places))
+        return TensorFile(path, "safetensors", _with_config(path, header), _reader(header, places))
     if is_gguf_name(path) or is_gguf(path):
         header, places = read_gguf_places(path)
-        return TensorFile(path, "gguf", header, _fetcher(header, places))
+        return TensorFile(path, "gguf", header, _reader(header, places))
     return _open_pickle(path)
 
 
@@ -104,13 +112,13 @@ def _with_config(path: Path, header: Header) -> Header:
     return Header(header.tensors, {**found, **header.metadata}) if found else header
 
 
-def _fetcher(header: Header, places: Places) -> Callable[[str], Tensor]:
-    def fetch(name: str) -> Tensor:
+def _reader(header: Header, places: Places) -> Callable[[str], Bits]:
+    def bits(name: str) -> Bits:
         info, (start, end) = header.tensors[name], places.ranges[name]
         raw = places.source.read(places.data_start + start, end - start)
-        return as_numbers(name, raw, info.dtype, info.shape)
+        return as_bits(name, raw, info.dtype, info.shape)
 
-    return fetch
+    return bits
 
 
 def _open_pickle(path: Path) -> TensorFile:
@@ -122,7 +130,7 @@ def _open_pickle(path: Path) -> TensorFile:
         raise VaeFileError("a tensor's name in it is endless: it is broken or made to do harm")
     table = TensorTable((name, TensorInfo(t.dtype, t.shape)) for name, t in tensors.items())
     header = _with_config(path, Header(table))
-    return TensorFile(path, "pickle", header, lambda name: opened.fetch(name, tensors[name]))
+    return TensorFile(path, "pickle", header, lambda name: opened.bits(name, tensors[name]))
 
 
 def _tensors_of(document: object) -> dict[str, Stored]:

@@ -14,15 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vae_manager.codec.taesd import canonical_names, read_configs, variants
+from vae_manager.codec.kind_names import taesd_names
 from vae_manager.errors import VaeFileError
-from vae_manager.library.digest import Progress, weights_digest
 from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.files import VaeFile, file_stem, vae_file
 from vae_manager.library.gguf import is_gguf, is_gguf_name
-from vae_manager.library.hashing import HashCache, stamp_of
+from vae_manager.library.hashing import HashCache, Progress, stamp_of
 from vae_manager.library.headers import Header, TensorTable
-from vae_manager.library.health import examine
 from vae_manager.library.identify import checkpoint_family, identify, kl_shape, norm_groups_of
 from vae_manager.library.known import by_name, by_sha256
 from vae_manager.library.layouts import CHECKPOINT_PREFIXES, detect_layout
@@ -100,6 +98,8 @@ class FactsCache:
             return known
         if not compute:
             return None
+        from vae_manager.library.digest import weights_digest  # with numpy: what is known starts without it
+
         digest = weights_digest(open_tensors(file.path), progress=progress).fp16
         self._remember("digest", file, digest)
         return digest
@@ -116,6 +116,8 @@ class FactsCache:
         if _LOOKS.index(look) <= (_LOOKS.index(done) if done in _LOOKS else 0):
             problems = known.get("problems") if isinstance(known, dict) else None
             return tuple(map(str, problems)) if isinstance(problems, list) else ()
+        from vae_manager.library.health import examine  # with torch: what is known starts without it
+
         try:
             problems = examine(file, family, thorough=look == "pictures", progress=progress)
         except VaeFileError as error:
@@ -311,8 +313,10 @@ def _read_vae(file: VaeFile) -> VaeFacts:
 
 def _read_tiny(file: VaeFile) -> VaeFacts:
     """A TAESD: its shape tells the number of channels, and sometimes the family."""
+    from vae_manager.codec.taesd import read_configs, variants  # with torch
+
     tensors = read_header(file.path)[1].tensors
-    shapes = {name: tensors[own].shape for name, own in canonical_names(tensors).items()}
+    shapes = {name: tensors[own].shape for name, own in taesd_names(tensors).items()}
     config = next(half for half in read_configs(shapes) if half is not None)
     names = variants(config)
     known = by_name(names[0]) if len(names) == 1 else ()

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-import torch
-from torch import Tensor
-
 from vae_manager.errors import VaeFileError
+from vae_manager.library.dtypes import is_float
 from vae_manager.library.files import VaeFile, vae_file
-from vae_manager.library.layouts import as_conv, detect_layout
+from vae_manager.library.layouts import detect_layout
 from vae_manager.library.tensors import open_tensors
 from vae_manager.selection.checkpoint import Checkpoint
 
@@ -33,7 +31,7 @@ def baked_twin(checkpoint: Checkpoint, files: Sequence[VaeFile]) -> VaeFile | No
     sample = _sample(checkpoint.file) if checkpoint.thorough else None
     for file in files:
         try:
-            compute = sample is not None and _alike(sample, _sample(file))
+            compute = sample is not None and sample == _sample(file)
             if checkpoint.cache.digest(file, compute) == baked and vae_file(file.path).version == file.version:
                 return file
         except (VaeFileError, OSError):
@@ -42,13 +40,12 @@ def baked_twin(checkpoint: Checkpoint, files: Sequence[VaeFile]) -> VaeFile | No
 
 
 @lru_cache(maxsize=1024)
-def _sample(file: VaeFile) -> Tensor | None:
+def _sample(file: VaeFile) -> bytes | None:
     """The sample rounded to half precision, as the digest rounds; None where the file has none. Some 7 KB: kept, for
     every checkpoint is held against every VAE."""
+    from vae_manager.library.digest import half_bits  # with numpy: what is known starts without it
+
     opened = open_tensors(file.path)
     own = detect_layout(opened.header).keys.get(_SAMPLE)
-    return None if own is None else as_conv(_SAMPLE, opened.fetch(own)).float().half()
-
-
-def _alike(one: Tensor, other: Tensor | None) -> bool:
-    return other is not None and torch.equal(one, other)
+    dtype = opened.header.tensors[own].dtype if own else ""
+    return half_bits(opened.bits(own), dtype).tobytes() if own and is_float(dtype) else None
