@@ -8,7 +8,9 @@ import gradio as gr
 from modules import scripts_postprocessing
 from modules.ui_components import InputAccordion
 
+from vae_manager.selection.settings import BY_HAND, TABLE
 from vae_manager.webui import extras
+from vae_manager.webui.panel import slider
 from vae_manager.webui.record import COLOR_KEY
 
 log = logging.getLogger("vae_manager")
@@ -21,28 +23,16 @@ class VaeManagerColor(scripts_postprocessing.ScriptPostprocessing):
     def ui(self):
         with InputAccordion(False, label=self.name, elem_id="vae_manager_extras") as enable:
             gr.HTML("Finds out whether a picture is washed out, and corrects only what is.")
-            strength = gr.Slider(0, 1, 1.0, step=0.05, label="Strength", elem_id="vae_manager_extras_strength")
+            strength = slider(TABLE["color_strength"], "Strength", "vae_manager_extras_strength")
             with gr.Row():
-                contrast = gr.Slider(0.5, 2, 1.0, step=0.01, label="Contrast", elem_id="vae_manager_extras_contrast")
-                brightness = gr.Slider(
-                    -0.5, 0.5, 0.0, step=0.01, label="Brightness", elem_id="vae_manager_extras_brightness"
-                )
-                saturation = gr.Slider(
-                    0, 2, 1.0, step=0.01, label="Saturation", elem_id="vae_manager_extras_saturation"
-                )
-        return {
-            "enable": enable,
-            "strength": strength,
-            "contrast": contrast,
-            "brightness": brightness,
-            "saturation": saturation,
-        }
+                by_hand = {one.name: slider(one, one.label, f"vae_manager_extras_{one.name}") for one in BY_HAND}
+        return {"enable": enable, "strength": strength, **by_hand}
 
-    def process(self, pp, enable=False, strength=1.0, contrast=1.0, brightness=0.0, saturation=1.0):
+    def process(self, pp, enable=False, strength=1.0, **by_hand):
         if not enable:
             return
         try:
-            pp.image, said = extras.correct_image(pp.image, strength, contrast, brightness, saturation)
+            pp.image, said = extras.correct_image(pp.image, strength, **by_hand)
         except Exception as error:
             log.exception("VAE Manager failed; the picture is left as it is")
             said = f"failed ({error}); the picture is left as it is"

@@ -8,6 +8,7 @@ from modules.ui_components import InputAccordion, ToolButton
 
 from vae_manager.webui import (
     api,
+    arguments,
     calibration,
     hosts,
     infotext,
@@ -15,7 +16,6 @@ from vae_manager.webui import (
     panel,
     paste,
     presets,
-    settings,
     xyz,
 )
 from vae_manager.webui.hosts.picture_job import PictureJob
@@ -57,7 +57,7 @@ class VaeManager(scripts.Script):
 
     def process(self, p, *args):
         shelf.obey(options.read_options(shared.opts))
-        session.prepare(p, settings.from_arguments(args, PictureJob.of(p).cell))
+        session.prepare(p, arguments.from_arguments(args, PictureJob.of(p).cell))
 
     def before_process_batch(self, p, *args, **kwargs):
         session.next_batch(p)

@@ -345,9 +345,9 @@ def test_tiling_and_color_belong_to_the_checkpoint_whoever_decides_the_vae(world
     world.vae("a.safetensors")
     path = world.checkpoint("plain.safetensors")
     told = rules({"when": {"family": "sd1"}, "vae": "a", "tiling": "exact", "color": "auto", "color_strength": 0.5})
-    decision = world.choose(path, prompt="a", rules=told, preset=preset(color="off"))
-    assert (decision.tiling, decision.color, decision.color_strength) == ("exact", "off", 0.5)
-    assert world.choose(path).tiling is None
+    decision = world.choose(path, prompt="a", rules=told, preset=preset(said={"color": "off"}))
+    assert decision.said == {"decode": "exact", "color": "off", "color_strength": 0.5}
+    assert not world.choose(path).said
 
 
 # --- rules at work

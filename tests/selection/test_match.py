@@ -54,7 +54,7 @@ def test_rules_and_presets_from_files(disk: World, run, tmp_path: Path):
     found = run(path, "--vae-dir", vaes, "--rules", rules, "--json")
     assert found["reason"] == "rule 1 'r' matched (name 'real*')" and found["color"] == "off"
     presets = Presets(tmp_path / "my-presets.json")
-    presets.save(open_checkpoint(path), Preset(VaeWish("soft"), tiling="exact"))
+    presets.save(open_checkpoint(path), Preset(VaeWish("soft"), said={"decode": "exact"}))
     found = run(path, "--vae-dir", vaes, "--rules", rules, "--presets", presets.path, "--json")
     assert (found["source"], found["tiling"], found["color"]) == ("preset", "exact", "off")
 

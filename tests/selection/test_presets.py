@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from tests.selection.conftest import World
 from vae_manager.errors import BadInputError
 from vae_manager.selection.checkpoint import open_checkpoint
-from vae_manager.selection.decision import Adjust
 from vae_manager.selection.presets import Owner, Preset, Presets, VaeWish
 
-SOFT = Preset(VaeWish("soft.vae.pt", "a" * 64), VaeWish("Baked"), tiling="exact", color="auto", color_strength=0.5)
-BY_HAND = Preset(color="manual", adjust=Adjust(contrast=1.2, saturation=0.0))
+SOFT = Preset(
+    VaeWish("soft.vae.pt", "a" * 64), VaeWish("Baked"), said={"decode": "exact", "color": "auto", "color_strength": 0.5}
+)
+BY_HAND = Preset(said={"color": "manual", "contrast": 1.2, "brightness": 0.0, "saturation": 0.0})
 
 
 @pytest.fixture
@@ -39,9 +40,9 @@ def test_a_preset_comes_back_as_it_was_saved(world: World, presets: Presets):
         assert found and found.preset == preset
     other = world.open(world.checkpoint("b.safetensors", seed=1))
     assert presets.find(other) is None
-    presets.save(checkpoint, Preset(tiling="host"))
+    presets.save(checkpoint, Preset(said={"decode": "host"}))
     found = presets.find(checkpoint)
-    assert found and found.preset == Preset(tiling="host") and len(presets.all()) == 1
+    assert found and found.preset == Preset(said={"decode": "host"}) and len(presets.all()) == 1
     presets.remove(checkpoint)
     assert presets.find(checkpoint) is None
 
@@ -121,13 +122,13 @@ def test_a1111s_card_becomes_a_preset(world: World, presets: Presets, card: str,
 def test_export_and_import_as_one_file(world: World, presets: Presets, tmp_path: Path):
     first, second = (world.open(world.checkpoint(f"{name}.safetensors", seed=i)) for i, name in enumerate("ab"))
     presets.save(first, SOFT)
-    presets.save(second, Preset(tiling="host"))
+    presets.save(second, Preset(said={"decode": "host"}))
     assert presets.export_to(tmp_path / "all.json") == 2
     theirs = Presets(tmp_path / "theirs.json")
-    theirs.save(first, Preset(color="off"))
+    theirs.save(first, Preset(said={"color": "off"}))
     assert theirs.import_from(tmp_path / "all.json") == 1
     found = theirs.find(first)
-    assert found and found.preset == Preset(color="off") and theirs.find(second)
+    assert found and found.preset == Preset(said={"color": "off"}) and theirs.find(second)
     assert theirs.import_from(tmp_path / "all.json", replace_own=True) == 2
     found = theirs.find(first)
     assert found and found.preset == SOFT and len(theirs.all()) == 2
@@ -203,7 +204,6 @@ SAVER = """
 import sys
 from pathlib import Path
 from vae_manager.selection.checkpoint import open_checkpoint
-from vae_manager.selection.decision import Adjust
 from vae_manager.selection.presets import Owner, Preset, Presets, VaeWish
 presets, checkpoint = Presets(Path(sys.argv[1])), open_checkpoint(Path(sys.argv[2]))
 print("ready", flush=True)

@@ -19,7 +19,7 @@ def run(capsys, *arguments: object, code: int = 0):
 def test_list_export_import_and_cards(world: World, tmp_path: Path, capsys):
     first, second = world.checkpoint("a.safetensors"), world.checkpoint("sub/b.safetensors", seed=2)
     ours, theirs, out = tmp_path / "ours.json", tmp_path / "theirs.json", tmp_path / "all.json"
-    Presets(ours).save(world.open(first), Preset(VaeWish("soft"), tiling="exact"))
+    Presets(ours).save(world.open(first), Preset(VaeWish("soft"), said={"decode": "exact"}))
     second.with_suffix(".json").write_text('{"vae": "soft.vae.pt"}')
     assert run(capsys, "--presets", ours, "--import-cards", world.folder / "checkpoints") == {"imported": 1}
     assert run(capsys, "--presets", ours, "--import-cards", world.folder / "checkpoints") == {"imported": 0}

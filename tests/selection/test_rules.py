@@ -16,13 +16,13 @@ from vae_manager.library.known import known_vaes
 from vae_manager.library.tensors import open_tensors
 from vae_manager.selection.rules import (
     _CONDITIONS,
-    COLOR,
+    FIELDS,
     SCHEMA,
-    TILING,
     builtin_rules,
     load_rules,
     parse_rules,
 )
+from vae_manager.selection.settings import RULED
 
 
 def one(**entry):
@@ -172,9 +172,11 @@ def _any_checkpoint(factory):
 def test_the_schema_says_what_the_program_takes():
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     rule = schema["$defs"]["rule"]["properties"]
-    assert list(rule) == ["name", "when", "vae", "tiling", "color", "color_strength", "enabled", "note"]
+    assert tuple(rule) == FIELDS == ("name", "when", "vae", "tiling", "color", "color_strength", "enabled", "note")
     assert set(schema["$defs"]["when"]["properties"]) == set(_CONDITIONS)
-    assert tuple(rule["tiling"]["enum"]) == TILING and tuple(rule["color"]["enum"]) == COLOR
+    choices = {setting.key: setting.rule_choices for setting in RULED if setting.kind == "choice"}
+    assert {key: tuple(rule[key]["enum"]) for key in choices} == choices
+    assert choices == {"tiling": ("auto", "exact", "whole", "host"), "color": ("off", "auto", "match")}
     assert schema["$defs"]["rule"]["required"] == ["when", "vae"]
 
 

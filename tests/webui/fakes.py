@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from tests.conftest import make_state
 from tests.webui.test_session import load_model
+from vae_manager.selection.settings import PanelSettings
 from vae_manager.webui.hosts import current_host
 from vae_manager.webui.session import Session
-from vae_manager.webui.settings import PanelSettings
 
 SCALE = 0.18215
 

@@ -42,7 +42,7 @@ def checkpoint():
 
 
 def save(settings):
-    PRESETS.save(checkpoint(), Preset(VaeWish(settings.vae), tiling=settings.decode))
+    PRESETS.save(checkpoint(), Preset(VaeWish(settings.vae), said={"decode": settings.decode}))
     return f"saved {settings.vae} {settings.decode}"
 
 

@@ -13,11 +13,11 @@ from tests.conftest import make_state, make_vae
 from tests.webui.fakes import SCALE, Processing, WebUI
 from vae_manager.codec.whole import decode
 from vae_manager.library.hashing import sha256_of
+from vae_manager.selection.settings import PanelSettings
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.options import Options
 from vae_manager.webui.session import Session
-from vae_manager.webui.settings import PanelSettings
 
 KINDS = {"a1111": "AUTOMATIC1111", "reforge": "reForge", "forge": "Forge"}
 Z = torch.linspace(-3, 3, 4 * 4 * 36).reshape(4, 4, 6, 6)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vae_manager.library.files import VaeFile
-from vae_manager.selection.decision import Adjust
+from vae_manager.selection.settings import PanelSettings, by_hand
+from vae_manager.webui.arguments import from_arguments
 from vae_manager.webui.infotext import Recorded, choice_for, read, write
-from vae_manager.webui.settings import PanelSettings, from_arguments
 
 FILES = tuple(VaeFile(Path("/v") / name, name, 1, 1) for name in ("a.safetensors", "x/b.pt"))
 HASHES = {"a.safetensors": "aa" * 32, "x/b.pt": "bb" * 32}
@@ -29,32 +29,32 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 @given(names, st.none() | st.from_regex(r"[0-9a-f]{10}", fullmatch=True))
 def test_any_name_goes_there_and_back(name: str, hash_: str | None):
-    text = write(Recorded(name, hash_))
+    text = write(Recorded(PanelSettings(vae=name), hash_))
     if text is not None:
-        assert read(text) == Recorded(name, hash_)
+        assert read(text) == Recorded(PanelSettings(vae=name), hash_)
         assert not any(c < " " for c in text)
 
 
 @pytest.mark.parametrize("name", ["50%41.pt", "a;b.pt", "vae=b; hash=0123456789", "%", "100%", "a\tb", "é %C3%A9"])
 def test_names_that_look_like_our_own_writing(name: str):
-    assert read(write(Recorded(name)) or "").vae == name
+    assert read(write(Recorded(PanelSettings(vae=name))) or "").settings.vae == name
 
 
 def test_nothing_to_say():
     assert write(Recorded()) is None
-    assert write(Recorded("Baked")) == "vae=Baked"
+    assert write(Recorded(PanelSettings(vae="Baked"))) == "vae=Baked"
 
 
 @pytest.mark.parametrize("text", ["", "=", ";;;", "vae", "hash=zz", "future=1; vae=a", "vae=a; hash=<script>"])
 def test_text_of_other_versions_and_nonsense(text: str):
-    assert read(text).vae in ("Automatic", "a") and read(text).hash is None
+    assert read(text).settings.vae in ("Automatic", "a") and read(text).hash is None
 
 
 def test_the_hash_wins_over_the_name():
-    assert choice_for(Recorded("a.safetensors", "bb" * 5), FILES, known_hash) == "x/b.pt"
-    assert choice_for(Recorded("gone.pt", "cc" * 5), FILES, known_hash) == "gone.pt"
-    assert choice_for(Recorded("a.safetensors"), FILES, known_hash) == "a.safetensors"
-    assert choice_for(Recorded("Baked", "bb" * 5), FILES, known_hash) == "Baked"
+    assert choice_for(Recorded(PanelSettings(vae="a.safetensors"), "bb" * 5), FILES, known_hash) == "x/b.pt"
+    assert choice_for(Recorded(PanelSettings(vae="gone.pt"), "cc" * 5), FILES, known_hash) == "gone.pt"
+    assert choice_for(Recorded(PanelSettings(vae="a.safetensors")), FILES, known_hash) == "a.safetensors"
+    assert choice_for(Recorded(PanelSettings(vae="Baked"), "bb" * 5), FILES, known_hash) == "Baked"
 
 
 @pytest.mark.parametrize(
@@ -83,10 +83,10 @@ def base64_of(image: Image.Image) -> str:
 
 def test_values_by_hand_go_there_and_back():
     settings = from_arguments([{"color": "manual", "contrast": 1.25, "brightness": -0.05, "saturation": 0}])
-    assert settings.adjust == Adjust(1.25, -0.05, 0.0) and not settings.warnings
-    line = write(Recorded(color="manual", contrast="1.25", brightness="-0.05", saturation="0"))
+    assert by_hand(settings) == {"contrast": 1.25, "brightness": -0.05, "saturation": 0.0} and not settings.warnings
+    line = write(Recorded(PanelSettings(color="manual", contrast=1.25, brightness=-0.05, saturation=0.0)))
     assert line == "color=manual; contrast=1.25; brightness=-0.05; saturation=0"
-    assert read(line).brightness == "-0.05" and read("contrast=9; saturation=nan") == Recorded()
+    assert read(line).settings.brightness == -0.05 and read("contrast=9; saturation=nan") == Recorded()
 
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
@@ -125,7 +125,9 @@ def test_an_enormous_picture_in_a_small_file_is_refused_before_it_is_unpacked(mo
 @pytest.mark.parametrize("name,value", [("contrast", 3), ("brightness", "0"), ("saturation", float("nan"))])
 def test_values_by_hand_that_make_no_sense_are_named(name: str, value):
     settings = from_arguments([{name: value}])
-    assert settings.warnings[0].startswith(f"{name} must be a number from") and settings.adjust == Adjust()
+    assert settings.warnings[0].startswith(f"{name} must be a number from") and by_hand(settings) == by_hand(
+        PanelSettings()
+    )
 
 
 @pytest.mark.parametrize("values,word", [({"vea": "b"}, "'vea'"), ({"vae": 3}, "int"), ({1: 2}, "'1'")])

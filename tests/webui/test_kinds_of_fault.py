@@ -19,6 +19,7 @@ from vae_manager.codec.whole import decode
 from vae_manager.errors import VaeFileError
 from vae_manager.library.known import known_vaes
 from vae_manager.selection.decision import AUTOMATIC
+from vae_manager.selection.settings import PanelSettings
 from vae_manager.webui.first_stage import ready
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.infotext import KEY
@@ -26,7 +27,6 @@ from vae_manager.webui.job import Job as JobOfOurs
 from vae_manager.webui.options import Options
 from vae_manager.webui.presets import save_preset
 from vae_manager.webui.session import Session
-from vae_manager.webui.settings import PanelSettings
 from vae_manager.webui.tenure import Tenure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields as dataclass_fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,18 +9,18 @@ import pytest
 
 from tests.webui.test_session import OneModel, start
 from vae_manager.library.hashing import sha256_of
+from vae_manager.selection.settings import TABLE, PanelSettings
 from vae_manager.webui import paste
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.session import Session
-from vae_manager.webui.settings import PanelSettings
 
-NAMES = [field.name for field in dataclass_fields(PanelSettings) if field.name not in ("warnings", "reference")]
+NAMES = [name for name in TABLE if name != "reference"]
 
 
 def pasted(session: Session, params: dict[str, Any]) -> dict[str, Any]:
     """What the panel holds after a paste, by the names of its settings; `params` is changed as the host's is."""
     paste.on_pasted(params, session.shelf)
-    panel = SimpleNamespace(**{name: name for name in NAMES})
+    panel = SimpleNamespace(settings={name: name for name in TABLE})
     found = paste.fields(panel, session.shelf)  # type: ignore[arg-type]
     assert all(isinstance(key, str) and key.startswith(f"{KEY} ") for _, key in found)  # "Send to" compares names
     assert len({str(key) for _, key in found}) == len(NAMES)

@@ -22,13 +22,13 @@ from vae_manager.codec.taesd import TinyConfig, make_decoder
 from vae_manager.codec.whole import decode
 from vae_manager.library.hashing import sha256_of
 from vae_manager.selection.decision import AUTOMATIC
+from vae_manager.selection.settings import PanelSettings
 from vae_manager.webui.calibration import calibrate
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.options import Options
 from vae_manager.webui.presets import forget_preset, save_preset
 from vae_manager.webui.record import COLOR_KEY
 from vae_manager.webui.session import Session
-from vae_manager.webui.settings import PanelSettings
 from vae_manager.webui.tenure import Tenure
 
 Z = torch.linspace(-3, 3, 3 * 4 * 36).reshape(3, 4, 6, 6)

@@ -16,11 +16,11 @@ from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.whole import decode
 from vae_manager.library.files import Folder
 from vae_manager.library.hashing import sha256_of
+from vae_manager.selection.settings import PanelSettings
 from vae_manager.webui.hosts.base import Host, around
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.options import Options
 from vae_manager.webui.session import WARNING_KEY, Session
-from vae_manager.webui.settings import PanelSettings
 
 Z = torch.linspace(-3, 3, 4 * 36).reshape(1, 4, 6, 6)
 

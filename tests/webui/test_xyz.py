@@ -14,9 +14,9 @@ from tests.conftest import make_vae
 from tests.webui.test_session import Job, OneModel, Z
 from vae_manager.codec.whole import decode
 from vae_manager.webui import xyz
+from vae_manager.webui.arguments import from_arguments
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.session import Session
-from vae_manager.webui.settings import from_arguments
 
 
 @dataclass

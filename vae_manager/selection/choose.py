@@ -413,17 +413,13 @@ def _with_settings(decision: Decision, job: _Job) -> Decision:
 
     They belong to the checkpoint, not to the VAE: who decides the VAE makes no difference.
     """
-    sources = [job.preset, *_matching(job, job.wishes.rules.rules), *_matching(job, builtin_rules().rules)]
-
-    def first(name: str) -> object:
-        return next((value for source in sources if (value := getattr(source, name)) is not None), None)
-
-    settings = {name: first(name) for name in ("tiling", "color", "color_strength")}
-    return replace(decision, **settings, adjust=job.preset.adjust if job.preset else None)
+    said: dict[str, object] = {}
+    for source in (job.preset, *_matching(job, job.wishes.rules.rules), *_matching(job, builtin_rules().rules)):
+        said = {**source.said, **said}
+    return replace(decision, said=said)
 
 
 def _matching(job: _Job, rules: Sequence[Rule]) -> Iterator[Rule]:
     for rule in rules:
-        says = rule.tiling, rule.color, rule.color_strength
-        if says != (None, None, None) and job.checkpoint and rule.matches(job.checkpoint):
+        if rule.said and job.checkpoint and rule.matches(job.checkpoint):
             yield rule

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from vae_manager.library.files import VaeFile
 
@@ -13,22 +15,6 @@ SAME = "same"
 
 STEPS = ("prompt", "panel", "job", "preset", "rules", "preference", "built-in", "baked", "default")
 """The precedence, highest first. After them comes 'host': nothing of ours decided, the host keeps what it has."""
-
-
-@dataclass(frozen=True)
-class Adjust:
-    """Colours by hand. The defaults change nothing."""
-
-    contrast: float = 1.0
-    """Factor around mid-grey, 0.5 to 2."""
-    brightness: float = 0.0
-    """Added to every channel, whose range is 1; -0.5 to 0.5."""
-    saturation: float = 1.0
-    """Factor around luma, 0 to 2."""
-
-
-ADJUST_RANGES = {"contrast": (0.5, 2.0), "brightness": (-0.5, 0.5), "saturation": (0.0, 2.0)}
-"""What may be asked for by hand: least and most, by the field of `Adjust`."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +58,5 @@ class Decision:
     """None: the one that decodes."""
     hires: Part | None = None
     """None: the one that decodes."""
-    tiling: str | None = None
-    """A preset's or a rule's decode mode: 'auto', 'exact', 'whole' or 'host'; None where nobody said."""
-    color: str | None = None
-    """A preset's or a rule's colour mode: 'off', 'auto', 'match', or a preset's 'manual'; None where nobody said."""
-    color_strength: float | None = None
-    adjust: Adjust | None = None
-    """A preset's values for 'manual'."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """What the checkpoint's preset and the rules say of the settings beside the VAE, by their names in the table."""

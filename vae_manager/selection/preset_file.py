@@ -8,19 +8,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vae_manager.errors import BadInputError
 from vae_manager.json_text import read_json_text
-from vae_manager.selection.decision import ADJUST_RANGES, AUTOMATIC, SAME, Adjust
-from vae_manager.selection.rules import COLOR, MAX_TEXT, TILING
+from vae_manager.selection.decision import AUTOMATIC, SAME
+from vae_manager.selection.rules import MAX_TEXT
+from vae_manager.selection.settings import KEPT, Said
 
 log = logging.getLogger("vae_manager")
-
-PRESET_COLOR = (*COLOR, "manual")
-"""A rule is for many checkpoints; values by hand are for one."""
 
 VERSION = 1
 MAX_BYTES = 64 << 20
@@ -42,11 +40,8 @@ class Preset:
     vae: VaeWish = VaeWish()
     encode_vae: VaeWish = VaeWish(SAME)
     hires_vae: VaeWish = VaeWish(SAME)
-    tiling: str | None = None
-    color: str | None = None
-    color_strength: float | None = None
-    adjust: Adjust | None = None
-    """For the colour mode 'manual'."""
+    said: Said = field(default_factory=dict)
+    """The settings beside the VAEs, by their names in the table."""
     remembered: bool = False
     """Written by "remember what I use", not saved by the user: never replaces one that was saved."""
 
@@ -118,23 +113,14 @@ def _preset(entry: Mapping[str, Any]) -> Preset:
         _wish(entry.get("vae"), AUTOMATIC),
         _wish(entry.get("encode_vae"), SAME),
         _wish(entry.get("hires_vae"), SAME),
-        _one_of(entry.get("tiling"), TILING),
-        _one_of(entry.get("color"), PRESET_COLOR),
-        _number(entry.get("color_strength"), 0, 1),
-        _adjust(entry),
+        _said(entry),
         entry.get("remembered") is True,
     )
 
 
-def _adjust(entry: Mapping[str, Any]) -> Adjust | None:
-    numbers = {key: _number(entry.get(key), *ADJUST_RANGES[key]) for key in ADJUST_RANGES}
-    found = {key: number for key, number in numbers.items() if number is not None}
-    return Adjust(**found) if found else None
-
-
-def _number(value: Any, least: float, most: float) -> float | None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if number and least <= value <= most else None
+def _said(entry: Mapping[str, Any]) -> Said:
+    values = {setting.name: setting.kept_value(entry.get(setting.key)) for setting in KEPT}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _wish(value: Any, default: str) -> VaeWish:
@@ -142,10 +128,6 @@ def _wish(value: Any, default: str) -> VaeWish:
         return replace(_wish(value.get("name"), default), sha256=_hex(value.get("sha256"), 64))
     valid = isinstance(value, str) and value.strip() and len(value) <= MAX_TEXT
     return VaeWish(value if valid else default)
-
-
-def _one_of(value: Any, choices: tuple[str, ...]) -> str | None:
-    return value if isinstance(value, str) and value in choices else None
 
 
 def _hex(value: Any, digits: int) -> str | None:
@@ -161,8 +143,5 @@ def entry_of(owner: Owner, preset: Preset) -> dict[str, Any]:
     for key, wish in (("vae", preset.vae), ("encode_vae", preset.encode_vae), ("hires_vae", preset.hires_vae)):
         if wish not in (VaeWish(AUTOMATIC), VaeWish(SAME)):
             entry[key] = {"name": wish.name, "sha256": wish.sha256} if wish.sha256 else wish.name
-    for key in ("tiling", "color", "color_strength"):
-        if (value := getattr(preset, key)) is not None:
-            entry[key] = value
-    entry |= asdict(preset.adjust) if preset.adjust else {}
+    entry |= {setting.key: preset.said[setting.name] for setting in KEPT if setting.name in preset.said}
     return {**entry, "remembered": True} if preset.remembered else entry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vae_manager.selection.decision import SAME
 from vae_manager.selection.preset_file import Preset
+from vae_manager.selection.settings import BY_HAND, KEPT, said_by_hand
 
 NONE_KEPT = "No preset is kept yet."
 
@@ -14,16 +15,14 @@ def told(preset: Preset) -> str:
     for name, wish in (("encode", preset.encode_vae), ("hires", preset.hires_vae)):
         if wish.name != SAME:
             parts.append(f"{name} {wish.name}")
-    for name in ("tiling", "color", "color_strength"):
-        if (value := getattr(preset, name)) is not None:
-            parts.append(f"{name} {value}")
+    parts += [f"{one.key} {preset.said[one.name]}" for one in KEPT if one.name in preset.said and one not in BY_HAND]
     parts += by_hand(preset)
     return ", ".join(parts) + (" (remembered)" if preset.remembered else "")
 
 
 def by_hand(preset: Preset) -> list[str]:
     """The colour values that were set by hand, one text each."""
-    return [f"{name} {value:g}" for name, value in vars(preset.adjust).items()] if preset.adjust else []
+    return [f"{name} {value:g}" for name, value in said_by_hand(preset.said).items()]
 
 
 def many(count: int) -> str:

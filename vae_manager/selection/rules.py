@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from vae_manager.json_text import parse_json
 from vae_manager.library.families import FAMILIES
 from vae_manager.selection.checkpoint import Checkpoint
 from vae_manager.selection.patterns import Pattern, glob, regex
+from vae_manager.selection.settings import RULED, Said, Setting, Value
 
 VERSION = 1
 BUILT_IN = Path(__file__).resolve().parent.parent / "data" / "builtin_rules.json"
@@ -29,8 +30,8 @@ MAX_BYTES = 4 << 20
 MAX_RULES = 1000
 MAX_TEXT = 500
 
-TILING = ("auto", "exact", "whole", "host")
-COLOR = ("off", "auto", "match")
+FIELDS = ("name", "when", "vae", *(setting.key for setting in RULED), "enabled", "note")
+"""What a rule may hold."""
 
 FAMILY_DEFAULT = "default"
 """As a rule's VAE: the family's default among the files that are there."""
@@ -56,9 +57,8 @@ class Rule:
     vaes: tuple[str, ...]
     """What to use, best first: a VAE's name, known id or hash, 'baked', or 'default'."""
     conditions: tuple[Condition, ...] = ()
-    tiling: str | None = None
-    color: str | None = None
-    color_strength: float | None = None
+    said: Said = field(default_factory=dict)
+    """What it says of the settings beside the VAE, by their names in the table."""
 
     @property
     def title(self) -> str:
@@ -164,17 +164,14 @@ def _entries(document: Any) -> list[Any]:
 def _rule(number: int, entry: Any) -> Rule | None:
     if not isinstance(entry, Mapping):
         raise _Wrong("it must be an object")
-    known = ("name", "when", "vae", "tiling", "color", "color_strength", "enabled", "note")
-    if unknown := _unknown(entry, known):
-        raise _Wrong(f"field {unknown} is not known; the fields are {', '.join(known)}")
+    if unknown := _unknown(entry, FIELDS):
+        raise _Wrong(f"field {unknown} is not known; the fields are {', '.join(FIELDS)}")
     rule = Rule(
         number,
         _text(entry, "name", default=""),
         tuple(_texts(entry, "vae")),
         tuple(_conditions(entry.get("when"))),
-        _choice(entry, "tiling", TILING),
-        _choice(entry, "color", COLOR),
-        _strength(entry),
+        _said(entry),
     )
     _text(entry, "note", default="")
     if not isinstance(entry.get("enabled", True), bool):
@@ -228,20 +225,22 @@ def _texts(entry: Mapping[str, Any], key: str, where: str = "") -> list[str]:
     return [_text({key: text}, key, where=where) for text in texts]
 
 
-def _choice(entry: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str | None:
-    value = entry.get(key)
-    if value is not None and value not in choices:
-        raise _Wrong(f"field {key!r} must be one of {', '.join(choices)}")
+def _said(entry: Mapping[str, Any]) -> Said:
+    """The settings beside the VAE; null leaves one open, as leaving it out does."""
+    return {
+        setting.name: _value(setting, entry[setting.key]) for setting in RULED if entry.get(setting.key) is not None
+    }
+
+
+def _value(setting: Setting, value: Any) -> Value:
+    if setting.kind == "number":
+        number = setting.number(value)
+        if number is None:
+            raise _Wrong(f"field {setting.key!r} must be a number from {setting.least:g} to {setting.most:g}")
+        return number
+    if value not in setting.rule_choices:
+        raise _Wrong(f"field {setting.key!r} must be one of {', '.join(setting.rule_choices)}")
     return value
-
-
-def _strength(entry: Mapping[str, Any]) -> float | None:
-    value = entry.get("color_strength")
-    if value is None:
-        return None
-    if type(value) not in (int, float) or not 0 <= value <= 1:
-        raise _Wrong("field 'color_strength' must be a number from 0 to 1")
-    return float(value)
 
 
 # --- conditions

@@ -17,9 +17,9 @@ from vae_manager.library.files import VaeFile
 from vae_manager.library.report import quick_report
 from vae_manager.selection.choose import Wishes, choose
 from vae_manager.selection.decision import AUTOMATIC
+from vae_manager.selection.settings import PanelSettings
 from vae_manager.selection.twins import baked_twin
 from vae_manager.webui.session import Session
-from vae_manager.webui.settings import PanelSettings
 from vae_manager.webui.shelf import Shelf
 
 log = logging.getLogger("vae_manager")

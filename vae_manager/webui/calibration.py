@@ -10,8 +10,8 @@ from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.files import VaeFile
 from vae_manager.library.state import load_state
 from vae_manager.selection.decision import BAKED
+from vae_manager.selection.settings import PanelSettings
 from vae_manager.webui.coloring import Made
-from vae_manager.webui.settings import PanelSettings
 from vae_manager.webui.shelf import Shelf
 
 

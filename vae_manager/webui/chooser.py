@@ -14,8 +14,8 @@ from vae_manager.selection.decision import AUTOMATIC, Decision, Step
 from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.presets import Presets
 from vae_manager.selection.rules import RuleSet, load_rules
+from vae_manager.selection.settings import PanelSettings
 from vae_manager.store import open_store
-from vae_manager.webui.settings import PanelSettings
 
 log = logging.getLogger("vae_manager")
 

@@ -6,7 +6,7 @@ Works on what `postprocess_batch_list` hands over: float pictures, before ADetai
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from vae_manager.color.session import ColorSession
 from vae_manager.color.statistics import statistics
 from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.known import by_sha256
-from vae_manager.selection.decision import Adjust
 from vae_manager.storage import read_json, update_json
 from vae_manager.store import open_store
 
@@ -54,8 +53,8 @@ class Wish:
     mode: str
     """'off', 'auto', 'match' or 'manual'."""
     strength: float = 1.0
-    adjust: Adjust = field(default_factory=Adjust)
-    """What 'manual' does."""
+    by_hand: Mapping[str, float] = field(default_factory=dict)
+    """What 'manual' does: arguments of `adjustment`."""
     picture: Image.Image | None = None
     """What 'match' goes by; None: the picture that img2img began with."""
 
@@ -135,8 +134,7 @@ class Colors:
             first: what hires fix made before, where it was decoded.
         """
         if wish.mode == "manual":
-            by_hand = adjustment(wish.adjust.contrast, wish.adjust.brightness, wish.adjust.saturation)
-            return Finished(correct(picture, by_hand, wish.strength).to(picture.dtype))
+            return Finished(correct(picture, adjustment(**wish.by_hand), wish.strength).to(picture.dtype))
         if wish.mode == "match":
             return _matched(picture, wish, began)
         found = self._diagnosed(picture, made, began, first)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
 
 from vae_manager.library.files import VaeFile
-from vae_manager.selection.decision import ADJUST_RANGES, AUTOMATIC, BAKED, SAME
-from vae_manager.webui.settings import COLOR, DECODE
+from vae_manager.selection.decision import AUTOMATIC, BAKED
+from vae_manager.selection.settings import TABLE, PanelSettings
 
 KEY = "VAE Manager"
 """The infotext's key, the panel's title and the API's name: never renamed."""
@@ -24,37 +24,40 @@ SHORT_HASH = 10
 """Hexadecimal digits of a sha256 that the WebUIs write."""
 
 
+_WRITTEN = tuple(setting for setting in TABLE.values() if setting.kind in ("vae", "choice", "number"))
+
+
 @dataclass(frozen=True)
 class Recorded:
     """What one picture's infotext says."""
 
-    vae: str = AUTOMATIC
-    """A VAE's listed name, 'Baked' or 'Automatic'."""
+    settings: PanelSettings = field(default_factory=PanelSettings)
+    """What made it, the VAE by its listed name, 'Baked' or 'Automatic'."""
     hash: str | None = None
-    encode_vae: str = SAME
-    hires_vae: str = SAME
-    decode: str = "auto"
-    color: str = "off"
-    color_strength: str = "1"
-    contrast: str = "1"
-    brightness: str = "0"
-    saturation: str = "1"
+    """The first digits of the VAE file's sha256."""
 
 
 def write(recorded: Recorded) -> str | None:
     """The value of our key, or None where there is nothing to say."""
-    said = {field.name: getattr(recorded, field.name) for field in fields(Recorded)}
-    changed = {key: value for key, value in said.items() if value and value != getattr(Recorded, key)}
-    return "; ".join(f"{key}={_encode(value)}" for key, value in changed.items()) or None
+    said: dict[str, str] = {}
+    for setting in _WRITTEN:
+        value = setting.text(getattr(recorded.settings, setting.name))
+        if value and value != setting.text(setting.default):
+            said[setting.name] = value
+        if setting.name == "vae" and recorded.hash:
+            said["hash"] = recorded.hash
+    return "; ".join(f"{key}={_encode(value)}" for key, value in said.items()) or None
 
 
 def read(text: str) -> Recorded:
     """What the value of our key says; parts that are not understood are passed over."""
     pairs = dict(part.split("=", 1) for part in text.split("; ") if "=" in part)
-    values = {key: unquote(value) for key, value in pairs.items() if key in _UNDERSTOOD and _UNDERSTOOD[key](value)}
-    if "hash" in values:
-        values["hash"] = values["hash"].lower()
-    return Recorded(**values)
+    values = {setting.name: setting.read(unquote(pairs[setting.name])) for setting in _WRITTEN if setting.name in pairs}
+    understood = {name: value for name, value in values.items() if value is not None}
+    digits = pairs.get("hash", "").lower()
+    return Recorded(
+        replace(PanelSettings(), **understood), digits if re.fullmatch(r"[0-9a-f]{10,64}", digits) else None
+    )
 
 
 def choice_for(recorded: Recorded, files: Sequence[VaeFile], known_hash: Callable[[VaeFile], str | None]) -> str:
@@ -63,34 +66,14 @@ def choice_for(recorded: Recorded, files: Sequence[VaeFile], known_hash: Callabl
     `known_hash` returns a file's sha256 where it is known already. A name that is not here is returned as it
     is: generating then says that it is missing, which a silent Automatic would not.
     """
-    if recorded.vae in (AUTOMATIC, BAKED):
-        return recorded.vae
+    if recorded.settings.vae in (AUTOMATIC, BAKED):
+        return recorded.settings.vae
     if recorded.hash:
         for file in files:
             sha256 = known_hash(file)
             if sha256 and sha256.startswith(recorded.hash):
                 return file.name
-    return recorded.vae
-
-
-def _within(key: str) -> Callable[[str], bool]:
-    """Whether a text is a number in the range of a value by hand."""
-    least, most = ADJUST_RANGES[key]
-    number = re.compile(r"-?\d(\.\d{1,6})?").fullmatch
-    return lambda text: bool(number(text)) and least <= float(text) <= most
-
-
-_UNDERSTOOD: dict[str, Callable[[str], object]] = {
-    "vae": bool,
-    "hash": re.compile(r"[0-9a-fA-F]{10,64}").fullmatch,
-    "encode_vae": bool,
-    "hires_vae": bool,
-    "decode": DECODE.__contains__,
-    "color": COLOR.__contains__,
-    "color_strength": re.compile(r"0(\.\d{1,6})?|1(\.0*)?").fullmatch,
-    **{key: _within(key) for key in ADJUST_RANGES},
-}
-"""What may stand behind each key: an infotext may come from anybody."""
+    return recorded.settings.vae
 
 
 def _encode(value: str) -> str:

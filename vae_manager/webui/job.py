@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vae_manager.library.files import VaeFile
-from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Adjust, Decision, Part
+from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision, Part
 from vae_manager.selection.prompt_tags import refuse_vae_tag, take_vae_tag
+from vae_manager.selection.settings import PanelSettings, by_hand, said_by, with_said
 from vae_manager.webui.chooser import Asked
 from vae_manager.webui.coder import Watch
 from vae_manager.webui.coloring import FirstPass, Made, Wish
@@ -109,19 +110,20 @@ class Job:
         return self.color.mode != "off" and not view.is_detail
 
     @property
+    def settings(self) -> PanelSettings:
+        """What the panel asks for, and where it leaves something open what a preset or rule says of the checkpoint."""
+        return with_said(self.asked.settings, self.decision.said)
+
+    @property
     def mode(self) -> str:
-        """The decode mode: the panel's, or what a preset or rule says for this checkpoint."""
-        chosen = self.asked.settings.decode
-        return (self.decision.tiling or chosen) if chosen == "auto" else chosen
+        """The decode mode."""
+        return self.settings.decode
 
     @property
     def color(self) -> Wish:
-        """What is to be done about colours, likewise."""
-        settings, decision = self.asked.settings, self.decision
-        if settings.color != "off" or decision.color is None:
-            return Wish(settings.color, settings.color_strength, settings.adjust, settings.reference)
-        strength = settings.color_strength if decision.color_strength is None else decision.color_strength
-        return Wish(decision.color, strength, decision.adjust or Adjust())
+        """What is to be done about colours."""
+        settings = self.settings
+        return Wish(settings.color, settings.color_strength, by_hand(settings), settings.reference)
 
     def choice(self, part: str, picture: int, hires_pass: bool, decide: Callable[[Name], Decision]) -> Decision | Part:
         """Which VAE one picture is decoded or encoded with in one pass.
@@ -163,20 +165,15 @@ class Job:
 
     def recorded(self, decision: Decision) -> Recorded:
         """What the infotext says of a picture with this decision."""
-        color = self.color
-        by_hand = vars(color.adjust) if color.mode == "manual" else {}
-        settings = Recorded(
+        settings = PanelSettings(
             encode_vae=_named(decision.encode) or SAME,
             hires_vae=_named(decision.hires) or SAME,
-            decode=self.mode,
-            color=color.mode,
-            color_strength=f"{color.strength:g}" if color.mode != "off" else "1",
-            **{name: f"{round(value, 4):g}" for name, value in by_hand.items()},
+            **said_by(self.settings),
         )
         if decision.kind == "file" and decision.vae:
-            return replace(settings, vae=decision.vae.name, hash=self.short_hash(decision.vae.path))
+            return Recorded(replace(settings, vae=decision.vae.name), self.short_hash(decision.vae.path))
         automatic = decision.kind == "host" or (decision.source not in ("prompt", "panel", "job") and self.own is None)
-        return replace(settings, vae=AUTOMATIC if automatic else BAKED)
+        return Recorded(replace(settings, vae=AUTOMATIC if automatic else BAKED))
 
     def named(self, decision: Decision) -> tuple[str | None, str | None]:
         """File name and short hash for the infotext's own `VAE` lines; (None, None) for the baked one."""

@@ -11,6 +11,7 @@ from vae_manager.selection.decision import SAME
 from vae_manager.selection.preset_file import Owner, Preset, VaeWish
 from vae_manager.selection.preset_text import NONE_KEPT, by_hand, many, taken_over
 from vae_manager.selection.presets import Presets
+from vae_manager.selection.settings import KEPT, TABLE
 from vae_manager.webui.trace import table
 
 FILE_NAME = "vae-manager-presets.json"
@@ -73,15 +74,19 @@ def _row(owner: Owner, preset: Preset) -> tuple[str, ...]:
     def part(wish: VaeWish) -> str:
         return "" if wish.name == SAME else wish.name
 
-    color = preset.color or ""
-    if preset.color_strength is not None:
-        color = f"{color} {preset.color_strength:g}".strip()
     return (
         owner.name,
         preset.vae.name,
         part(preset.encode_vae),
         part(preset.hires_vae),
-        preset.tiling or "",
-        " ".join([color, *by_hand(preset)]).strip(),
+        _mode("decode", preset),
+        " ".join([_mode("color", preset), *by_hand(preset)]).strip(),
         "remembered" if preset.remembered else "",
     )
+
+
+def _mode(name: str, preset: Preset) -> str:
+    """What a preset says of a mode, with what belongs to it in every mode."""
+    said = [preset.said.get(name)]
+    said += [preset.said.get(one.name) for one in KEPT if one.of == name and one.mode is None]
+    return " ".join(TABLE[name].text(value) for value in said if value is not None)

@@ -7,38 +7,33 @@ of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from vae_manager.selection.decision import ADJUST_RANGES, AUTOMATIC, BAKED, SAME, Adjust, Step
+from vae_manager.selection.decision import AUTOMATIC, BAKED, Step
 from vae_manager.selection.presets import Presets
+from vae_manager.selection.settings import TABLE, PanelSettings, Setting
+from vae_manager.webui.arguments import from_arguments
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.preset_list import build_preset_list
-from vae_manager.webui.settings import COLOR, DECODE, PanelSettings, from_arguments
 from vae_manager.webui.trace import line, trace_html
+
+_ID = {"reference": "match"}
+"""Where an element is not called like its setting."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The components whose values become the arguments of a job, in the order of `PanelSettings`."""
+    """The components whose values become the arguments of a job."""
 
-    enabled: Any
-    vae: Any
-    encode_vae: Any
-    hires_vae: Any
-    decode: Any
-    color: Any
-    color_strength: Any
-    contrast: Any
-    brightness: Any
-    saturation: Any
-    reference: Any
+    settings: Mapping[str, Any]
+    """By the settings' names, in the table's order."""
 
     def arguments(self) -> list[Any]:
-        return list(vars(self).values())
+        return list(self.settings.values())
 
 
 @dataclass(frozen=True)
@@ -78,14 +73,11 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
     def named(name: str) -> str:
         return f"vae_manager_{tab}_{name}"
 
-    def vae_list(first: str, label: str, name: str) -> Any:
-        return gr.Dropdown(
-            choices=_choices(first, actions.names(False)),
-            value=first,
-            label=label,
-            allow_custom_value=True,  # a pasted picture may name a VAE that is not here
-            elem_id=named(name),
-        )
+    built: dict[str, Any] = {}
+
+    def build(*settings: Setting) -> None:
+        for setting in settings:
+            built[setting.name] = component(setting, named(_ID.get(setting.name, setting.name)), actions.names)
 
     def chosen(choice: str | None, said: str | None = None) -> str:
         """The panel's line, the choice's own unless another is given, and below it how the choice is decided."""
@@ -93,51 +85,40 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
         return line(meaning if said is None else said) + trace_html(steps)
 
     with parts.accordion(False, label=KEY, elem_id=f"vae_manager_{tab}") as enabled:
+        built["enabled"] = enabled
+        first, *others = vae_settings = [setting for setting in TABLE.values() if setting.kind == "vae"]
+        modes = [setting for setting in TABLE.values() if setting.kind == "choice"]
         with gr.Row(elem_classes=["vae-manager-row"]):
-            vae = vae_list(AUTOMATIC, "VAE", "vae")
+            build(first)
             refresh = parts.tool_button("\U0001f504", elem_id=named("refresh"))
+        vae = built[first.name]
         about = gr.HTML(lambda: chosen(AUTOMATIC), elem_id=named("about"))  # with the page: a model may be loaded then
         with gr.Row():
-            encode_vae = vae_list(SAME, "VAE for encoding", "encode_vae")
-            hires_vae = vae_list(SAME, "VAE for the hires pass", "hires_vae")
+            build(*others)
         with gr.Row():
-            decode = gr.Radio(list(DECODE), value="auto", label="Decode", elem_id=named("decode"))
-            color = gr.Radio(list(COLOR), value="off", label="Colour", elem_id=named("color"))
-            strength = gr.Slider(0, 1, 1.0, step=0.05, label="Colour strength", elem_id=named("color_strength"))
-        with gr.Row(visible=False) as by_hand:
-            contrast, brightness, saturation = (
-                gr.Slider(*ADJUST_RANGES[key], getattr(Adjust, key), step=0.01, label=key.title(), elem_id=named(key))
-                for key in ADJUST_RANGES
-            )
-        with gr.Row(visible=False) as to_match:
-            label = "Picture to match (none: the one that img2img begins with)"
-            picture = gr.Image(type="pil", label=label, height=200, elem_id=named("match"))
+            for mode in modes:
+                build(mode, *(one for one in TABLE.values() if one.of == mode.name and one.mode is None))
+        for mode in modes:
+            _rows_of(mode, built, build)
         with gr.Row():
             save = gr.Button("Save for this checkpoint", size="sm", elem_id=named("save"))
             forget = gr.Button("Forget what is saved", size="sm", elem_id=named("forget"))
         with gr.Row(equal_height=False):
-            reference = vae_list(BAKED, "Reference VAE for colours", "reference")
+            reference = vae_list(BAKED, "Reference VAE for colours", named("reference"), actions.names)
             calibrate = gr.Button("Calibrate colours", size="sm", elem_id=named("calibrate"))
         kept = build_preset_list(tab, parts.tool_button, actions.presets)
-    panel = Panel(
-        enabled, vae, encode_vae, hires_vae, decode, color, strength, contrast, brightness, saturation, picture
-    )
-    for component in (*panel.arguments()[1:], refresh, about, save, forget, reference, calibrate, *kept.components):
-        component.do_not_save_to_config = True  # the list of files changes; a saved value would go stale
+    panel = Panel({name: built[name] for name in TABLE})
+    for one in (*panel.arguments()[1:], refresh, about, save, forget, reference, calibrate, *kept.components):
+        one.do_not_save_to_config = True  # the list of files changes; a saved value would go stale
 
     def refreshed(choice: str) -> list[Any]:
         names = actions.names(True)
-        lists = [gr.update(choices=_choices(first, names)) for first in (AUTOMATIC, SAME, SAME, BAKED)]
+        lists = [gr.update(choices=_choices(first, names)) for first in (*(one.default for one in vae_settings), BAKED)]
         return [*lists, chosen(choice)]  # the checkpoint may be another now
 
     vae.change(chosen, [vae], [about], show_progress="hidden")
-    refresh.click(refreshed, [vae], [vae, encode_vae, hires_vae, reference, about], show_progress="hidden")
-    color.change(
-        lambda mode: [gr.update(visible=mode == "manual"), gr.update(visible=mode == "match")],
-        [color],
-        [by_hand, to_match],
-        show_progress="hidden",
-    )
+    lists = [built[one.name] for one in vae_settings]
+    refresh.click(refreshed, [vae], [*lists, reference, about], show_progress="hidden")
     settings = panel.arguments()
 
     def button(pressed: Any, does: Callable[..., str], inputs: Sequence[Any], **how: Any) -> Any:
@@ -150,6 +131,53 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
         done.then(kept.read, [], [*kept.shown], show_progress="hidden")
     button(calibrate, lambda other, *given: actions.calibrate(from_arguments(given), other), [reference, *settings])
     return panel
+
+
+def component(setting: Setting, elem_id: str, names: Callable[[bool], Sequence[str]]) -> Any:
+    """The component of one setting, anywhere on the page.
+
+    Args:
+        names: the VAE files' names; only a list of VAEs asks for them.
+    """
+    if setting.kind == "vae":
+        return vae_list(setting.default, setting.label, elem_id, names)
+    if setting.kind == "choice":
+        return gr.Radio(list(setting.choices), value=setting.default, label=setting.label, elem_id=elem_id)
+    if setting.kind == "picture":
+        return gr.Image(type="pil", label=setting.label, height=200, elem_id=elem_id)
+    return slider(setting, setting.label, elem_id)
+
+
+def slider(setting: Setting, label: str, elem_id: str) -> Any:
+    """A number's slider."""
+    return gr.Slider(setting.least, setting.most, setting.default, step=setting.step, label=label, elem_id=elem_id)
+
+
+def vae_list(first: str, label: str, elem_id: str, names: Callable[[bool], Sequence[str]]) -> Any:
+    """A list of VAEs, with what may be chosen instead of a file at its top."""
+    return gr.Dropdown(
+        choices=_choices(first, names(False)),
+        value=first,
+        label=label,
+        allow_custom_value=True,  # a pasted picture may name a VAE that is not here
+        elem_id=elem_id,
+    )
+
+
+def _rows_of(mode: Setting, built: Mapping[str, Any], build: Callable[..., None]) -> None:
+    """A row for each value of a mode that has settings of its own, which is there while the mode has that value."""
+    rows = {}
+    for value in mode.choices:
+        if own := [one for one in TABLE.values() if one.of == mode.name and one.mode == value]:
+            with gr.Row(visible=False) as rows[value]:
+                build(*own)
+    if rows:
+        built[mode.name].change(
+            lambda now: [gr.update(visible=now == value) for value in rows],
+            [built[mode.name]],
+            [*rows.values()],
+            show_progress="hidden",
+        )
 
 
 def _choices(first: str, names: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vae_manager.errors import BadInputError
+from vae_manager.selection.settings import TABLE, PanelSettings, Setting
 from vae_manager.webui.infotext import KEY, Recorded, choice_for, read, write
 from vae_manager.webui.shelf import Shelf
 
@@ -35,21 +36,13 @@ class PasteKey(str):
 def fields(panel: Panel, shelf: Shelf) -> list[tuple[Any, PasteKey]]:
     """The panel's components, each with what a picture's parameters make of it."""
 
-    def key(name: str, of: Callable[[Recorded], Any]) -> PasteKey:
-        return PasteKey(f"{KEY} {name}", lambda params: of(_recorded(params, shelf)))
+    def key(setting: Setting) -> PasteKey:
+        if setting.kind == "switch":
+            return PasteKey(f"{KEY} enabled", pasted_enabled)
+        name = setting.name.replace("_", " ").replace("vae", "VAE")
+        return PasteKey(f"{KEY} {name}", lambda params: getattr(_recorded(params, shelf).settings, setting.name))
 
-    return [
-        (panel.enabled, PasteKey(f"{KEY} enabled", pasted_enabled)),
-        (panel.vae, key("VAE", lambda recorded: recorded.vae)),
-        (panel.encode_vae, key("encode VAE", lambda recorded: recorded.encode_vae)),
-        (panel.hires_vae, key("hires VAE", lambda recorded: recorded.hires_vae)),
-        (panel.decode, key("decode", lambda recorded: recorded.decode)),
-        (panel.color, key("color", lambda recorded: recorded.color)),
-        (panel.color_strength, key("color strength", lambda recorded: float(recorded.color_strength))),
-        (panel.contrast, key("contrast", lambda recorded: float(recorded.contrast))),
-        (panel.brightness, key("brightness", lambda recorded: float(recorded.brightness))),
-        (panel.saturation, key("saturation", lambda recorded: float(recorded.saturation))),
-    ]
+    return [(panel.settings[setting.name], key(setting)) for setting in TABLE.values() if setting.kind != "picture"]
 
 
 def on_pasted(params: dict[str, Any], shelf: Shelf) -> None:
@@ -63,7 +56,7 @@ def on_pasted(params: dict[str, Any], shelf: Shelf) -> None:
         if name is None:
             return
         # by its name alone: the host that wrote "VAE hash" may have printed an earlier file's
-        params[KEY] = write(Recorded(name))
+        params[KEY] = write(Recorded(PanelSettings(vae=name)))
     shelf.host.clean_pasted(params)
 
 
@@ -77,7 +70,8 @@ def _recorded(params: dict[str, Any], shelf: Shelf) -> Recorded:
     if not params.get(KEY):
         return Recorded()
     recorded = read(params[KEY])
-    return replace(recorded, vae=choice_for(recorded, shelf.files(), shelf.hashes.peek))
+    vae = choice_for(recorded, shelf.files(), shelf.hashes.peek)
+    return replace(recorded, settings=replace(recorded.settings, vae=vae))
 
 
 def _is_vae(name: str, shelf: Shelf) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from vae_manager.errors import BadInputError
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision
 from vae_manager.selection.preset_file import Preset, VaeWish
+from vae_manager.selection.settings import PanelSettings, said_by
 from vae_manager.webui.describe import refusal_of
-from vae_manager.webui.settings import PanelSettings
 from vae_manager.webui.shelf import Shelf
 
 _NOBODY = "No checkpoint is loaded yet; generate a picture first."
@@ -22,10 +22,7 @@ def preset_of(settings: PanelSettings, shelf: Shelf) -> Preset:
         _wish(settings.vae, shelf),
         _wish(settings.encode_vae, shelf),
         _wish(settings.hires_vae, shelf),
-        settings.decode if settings.decode != "auto" else None,
-        settings.color if settings.color != "off" else None,
-        settings.color_strength if settings.color != "off" else None,
-        settings.adjust if settings.color == "manual" else None,
+        said_by(settings),
     )
 
 

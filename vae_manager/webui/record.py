@@ -39,7 +39,7 @@ def record(host: Host, view: PictureJob, job: Job, decisions: Mapping[Name, Deci
     view.record({} if line is None else {KEY: line})
     if job.color.mode in ("auto", "match"):
         view.record({COLOR_KEY: lambda **known: job.colors.get(view.picture_of(known))})
-    claims = any(job.recorded(decision).vae != AUTOMATIC for decision in decisions.values())
+    claims = any(job.recorded(decision).settings.vae != AUTOMATIC for decision in decisions.values())
     if not claims and not again and not (job.own and job.hashes.get(job.own)):
         return  # the host's own lines are right, or as right as anybody knows
     host.record(view, said(lambda decision: job.named(decision)[0]), said(lambda decision: job.named(decision)[1]))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vae_manager.errors import VaeFileError, VaeManagerError
 from vae_manager.selection.decision import Decision, Step
+from vae_manager.selection.settings import PanelSettings
 from vae_manager.webui import coder
 from vae_manager.webui.chooser import Asked
 from vae_manager.webui.coloring import reference_of, rounded
@@ -26,7 +27,6 @@ from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.job import Job, Tags, name_of, overruled, read_tags, strip_tags, told
 from vae_manager.webui.options import Options
 from vae_manager.webui.record import settle
-from vae_manager.webui.settings import PanelSettings
 from vae_manager.webui.shelf import Shelf
 from vae_manager.webui.tenure import Tenure
 

@@ -19,6 +19,7 @@ from vae_manager.selection.decision import BAKED, Decision, Part, Step
 from vae_manager.selection.examiner import Examiner
 from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.preset_file import Preset, VaeWish
+from vae_manager.selection.settings import PanelSettings
 from vae_manager.store import open_store
 from vae_manager.webui.chooser import Asked, Chooser
 from vae_manager.webui.coloring import Colors, Made, vae_fault
@@ -28,7 +29,6 @@ from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.job import Job, files_of
 from vae_manager.webui.looking import Looking
 from vae_manager.webui.options import Options
-from vae_manager.webui.settings import PanelSettings
 from vae_manager.webui.tiny import Tinies
 
 log = logging.getLogger("vae_manager")

@@ -7,9 +7,9 @@ from typing import Any
 
 from vae_manager.errors import BadInputError
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME
+from vae_manager.selection.settings import TABLE, Setting
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.infotext import KEY
-from vae_manager.webui.settings import DECODE
 
 Names = Callable[[], Sequence[str]]
 
@@ -31,20 +31,30 @@ def add_axes(scripts_data: Iterable[Any], names: Names, check: Callable[[str], o
             if value.casefold() not in (AUTOMATIC.casefold(), BAKED.casefold(), SAME):
                 _told(check, value)
 
-    def confirm_mode(p: object, values: Iterable[str]) -> None:
-        wrong = next((value for value in values if value not in DECODE), None)
-        if wrong is not None:
-            raise RuntimeError(f"There is no decode mode {wrong!r:.40}; the modes are {', '.join(DECODE)}.")
+    def confirm_choice(setting: Setting) -> Callable[[object, Iterable[str]], None]:
+        def check_choice(p: object, values: Iterable[str]) -> None:
+            wrong = next((value for value in values if value not in setting.choices), None)
+            if wrong is not None:
+                known = ", ".join(setting.choices)
+                raise RuntimeError(f"There is no {setting.label.lower()} mode {wrong!r:.40}; the modes are {known}.")
+
+        return check_choice
+
+    def axis(option: Any, setting: Setting) -> Any:
+        vae = setting.kind == "vae"
+        return option(
+            f"[{KEY}] {setting.axis}",
+            str,
+            _set(setting.name),
+            confirm=confirm if vae else confirm_choice(setting),
+            choices=vaes(setting.default) if vae else lambda: list(setting.choices),
+        )
 
     for axes in _axis_lists(scripts_data):
         if any(axis.label.startswith(f"[{KEY}]") for axis in axes):
             continue
         option = type(axes[0])
-        axes += [
-            option(f"[{KEY}] VAE", str, _set("vae"), confirm=confirm, choices=vaes(AUTOMATIC)),
-            option(f"[{KEY}] Hires VAE", str, _set("hires_vae"), confirm=confirm, choices=vaes(SAME)),
-            option(f"[{KEY}] Decode mode", str, _set("decode"), confirm=confirm_mode, choices=lambda: list(DECODE)),
-        ]
+        axes += [axis(option, setting) for setting in TABLE.values() if setting.axis]
 
 
 def _axis_lists(scripts_data: Iterable[Any]) -> Iterable[list[Any]]:
