@@ -25,7 +25,7 @@ def correct_image(image: Image.Image, strength: float = 1.0, **by_hand: float) -
         the picture, the very same object where nothing was done, and what was found and done.
     """
     found = diagnose(visible(image))
-    values: dict[str, float] = {one.name: float(by_hand.get(one.name, one.default)) for one in BY_HAND}
+    values = {setting.name: setting.default for setting in BY_HAND} | by_hand
     adjusted = adjustment(**values)
     matrix = compose(adjusted, blend(found.matrix, strength))
     if is_identity(matrix):
