@@ -175,6 +175,7 @@ def test_bad_input_gets_one_sentence(write_vae, photo: Path, tmp_path: Path, cap
         ("There is no file", "inspect", "x" * 5000),
         ("There is no file", "inspect", "a\0b"),
         ("There is no folder", "list", tmp_path / "missing"),
+        ("is a file, not a folder; 'vae-manager inspect'", "list", vae),
         ("cannot be used", "inspect", text),
         ("not a picture", "encode", text, "-o", latent, "--vae", vae),
         ("not a picture", "encode", cut, "-o", latent, "--vae", vae),

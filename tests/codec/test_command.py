@@ -16,6 +16,7 @@ from vae_manager.cli import main
 from vae_manager.codec.latents import Latent, save_latent
 from vae_manager.codec.taesd import TinyAutoencoder, TinyConfig, build_taesd
 from vae_manager.commands import bench
+from vae_manager.library.families import family_title
 
 SMALL = TinyConfig(4, (8, 8, 8, 8), (1, 1, 1, 1))
 
@@ -38,6 +39,21 @@ def test_a_tiny_vae_is_streamed_to_the_same_pixels(tiny: Path, tmp_path: Path, c
     assert json.loads(capsys.readouterr().out)["mode"] == ("whole" if mode == "whole" else "exact")
     expected = build_taesd(load_file(str(tiny))).decode(z)
     assert (next(iter(load_file(str(out)).values())) - expected).abs().max() < 0.005 * 2 / 255  # of an 8-bit level
+
+
+@pytest.mark.parametrize(("theirs", "code"), [("sdxl", 2), ("sd3", 2), ("sd1", 0), ("unknown", 0), ("wan", 2)])
+def test_a_latent_that_names_another_family_is_refused(
+    tmp_path: Path, write_vae, capsys, theirs: str, code: int
+) -> None:
+    """SD1's and SDXL's latents have the same shape: only the label tells them apart."""
+    vae, z = write_vae("sd1.safetensors", scale_factor="0.18215"), tmp_path / "z.safetensors"
+    save_latent(z, Latent(torch.randn(1, 4, 2, 2), theirs))
+    assert main(["decode", str(z), "-o", str(tmp_path / "o.png"), "--vae", str(vae)]) == code
+    assert (tmp_path / "o.png").exists() == (code == 0)
+    error = capsys.readouterr().err
+    if code:
+        assert f"says that it is {family_title(theirs)}'s, and the VAE is Stable Diffusion 1.x" in error
+        assert z.name in error and error.count("\n") == 1 and "use a VAE of the latent's family" in error
 
 
 def test_a_limit_that_is_too_small_is_one_sentence(tiny: Path, tmp_path: Path, capsys) -> None:

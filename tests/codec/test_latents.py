@@ -74,6 +74,13 @@ def test_what_is_no_latent_gets_a_sentence(tmp_path: Path):
     assert "broken" in said()
     path.write_bytes(struct.pack("<Q", 1 << 60))
     assert "broken" in said()
+    for start, what in (
+        (b"<!DOCTYPE html><p>Sign in", "a web page"),
+        (b"", "0 bytes"),
+        (b"version https://git-lfs", "LFS"),
+    ):
+        path.write_bytes(start)
+        assert what in said()
     path.write_bytes(struct.pack("<Q", 2) + b"[]")
     assert "no latent" in said()
     for entry in ({"scale_factor": "nan"}, {"scale_factor": "inf"}, {"scale_factor": "x"}, {"width": "9" * 9000}):

@@ -346,6 +346,8 @@ STRANGE = {
     "GGUF": b"GGUF\3\0\0\0" + bytes(16),
     "ONNX": b"\x08\x07\x12\x07pytorch\x1a\x051.13.1:\xa0\x9d",
     "0 bytes": b"",
+    "an array of numpy's": b"\x93NUMPY\1\0" + bytes(118),
+    "the index of a model in several files": b'{"metadata": {}, "weight_map": {"a": "x-00001-of-00002.safetensors"}}',
     "5 bytes": b"\x01\2\3\4\5",
     "filled with zeros": bytes(5000),
     "a text": b"Not Found\n",

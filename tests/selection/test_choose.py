@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tests.conftest import make_state
 from tests.selection.conftest import SD1, SDXL, SIXTEEN, TINY, World
 from vae_manager.errors import VaeFileError
+from vae_manager.library.files import vae_file
 from vae_manager.library.state import load_state
 from vae_manager.selection.choose import Wishes, choose
 from vae_manager.selection.decision import BAKED, SAME, STEPS
@@ -118,6 +119,24 @@ def test_the_default_takes_any_vae_that_is_certainly_of_the_family(world: World)
     world.vae("mine.safetensors", metadata=SDXL)
     decision = world.choose(world.checkpoint("x.safetensors", "sdxl", baked=False))
     assert decision.source == "default" and decision.vae and decision.vae.name == "mine.safetensors"
+
+
+def test_a_file_that_only_has_the_usual_vaes_name_is_the_last_choice(world: World):
+    """An unlisted sha256 (of a copy in another precision, or of anything) speaks against the name, not for no VAE."""
+    path = world.checkpoint("m.safetensors", baked=False)
+    named = world.vae("vae-ft-mse-840000-ema-pruned.safetensors")
+    assert (
+        world.choose(path).reason == "the usual choice for Stable Diffusion 1.x and 2.x among the files that are here"
+    )
+    world.hashes.sha256(vae_file(named))
+    found = world.choose(path)
+    assert found.vae and found.vae.path == named and "called like the usual choice" in found.reason
+    certain = world.vae("z.safetensors", metadata=SD1)
+    found = world.choose(path)
+    assert found.vae and found.vae.path == certain
+    sdxl = world.checkpoint("x.safetensors", "flux", baked=False)
+    world.hashes.sha256(vae_file(world.vae("ae.safetensors")))
+    assert world.choose(sdxl).kind == "host"  # four channels, whatever its name
 
 
 def test_a_vae_whose_numbers_are_none_is_neither_the_default_nor_had_by_its_name(world: World):

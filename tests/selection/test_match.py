@@ -59,6 +59,20 @@ def test_rules_and_presets_from_files(disk: World, run, tmp_path: Path):
     assert (found["source"], found["tiling"], found["color"]) == ("preset", "exact", "off")
 
 
+@pytest.mark.parametrize("others", [[], [{"name": "good", "when": {}, "vae": "soft", "tiling": "exact"}]])
+def test_a_bad_rule_is_left_out_and_said_and_everything_else_works(disk: World, run, tmp_path: Path, others: list):
+    """Also where no other rule is in the file: 'this rule is left out' is what is meant."""
+    rules = tmp_path / "my-rules.json"
+    rules.write_text(json.dumps({"version": 1, "rules": [{"name": "bad", "when": {}}, *others]}))
+    path = disk.folder / "checkpoints" / "realistic.safetensors"
+    arguments = [path, "--vae-dir", disk.folder / "VAE", "--rules", rules]
+    found = run(*arguments, "--json")
+    said = "In my-rules.json, rule 1 'bad', field 'vae' must be text of 1 to 500 characters. This rule is left out."
+    assert found["warnings"] == [said] and f"! {said}" in run(*arguments)
+    assert found["source"] == ("rules" if others else "baked") and found["tiling"] == ("exact" if others else None)
+    assert f"! {said}" in run("--all", path.parent, *arguments[1:])
+
+
 def test_the_rules_of_the_users_folder_count(disk: World, run, monkeypatch, tmp_path: Path):
     monkeypatch.setenv("VAE_MANAGER_HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
@@ -111,7 +125,7 @@ def test_the_dry_run_is_a_table_and_passes_other_files_over(disk: World, run):
         (["CHECKPOINT", "--vae-dir", "nowhere"], "There is no folder 'nowhere'"),
         (["CHECKPOINT", "--rules", "nowhere"], "There is no rules file 'nowhere'"),
         (["CHECKPOINT", "--presets", "nowhere"], "There is no file of presets 'nowhere'"),
-        (["CHECKPOINT", "--rules", "BAD"], "rule 1, field 'vae' must be text"),
+        (["CHECKPOINT", "--rules", "VAE"], "The rules file soft.safetensors is not valid JSON"),
         (["VAE"], "is a VAE, not a checkpoint"),
         (["BAD"], "cannot be used"),
     ],

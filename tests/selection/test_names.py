@@ -9,7 +9,7 @@ import pytest
 from vae_manager.errors import BadInputError
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
-from vae_manager.library.known import known_vaes
+from vae_manager.library.known import by_name, known_vaes
 from vae_manager.selection.names import VaeIndex
 
 
@@ -44,6 +44,25 @@ def test_a_file_of_a_known_vaes_name_is_that_file_and_the_known_vae_can_be_asked
 
 def test_a_known_vae_is_found_under_another_name_where_no_file_has_it() -> None:
     assert index("renamed.safetensors", "b.safetensors", renamed=HASH).find(KNOWN.id).name == "renamed.safetensors"
+
+
+def test_a_known_name_is_no_evidence_once_the_hash_says_otherwise():
+    """What is called like a known VAE is not taken for it; the user's own word for it still finds it."""
+    name = f"{KNOWN.id}.safetensors"
+    stem = next(stem for stem in KNOWN.aliases if by_name(stem) == (KNOWN,) and stem.casefold() != KNOWN.id)
+    assert index(name).holding(KNOWN) and index(name).find(f"known:{KNOWN.id}").name == name
+    found = index(name, **{KNOWN.id: "0" * 64})
+    assert found.holding(KNOWN) is None and found.called_like(KNOWN) is not None
+    with pytest.raises(BadInputError, match=rf"'{name}' is called so, but its sha256 is another one\); get "):
+        found.find(f"known:{KNOWN.id}")
+    assert found.find(stem).name == found.find(KNOWN.id).name == name
+    both = index(name, "renamed.safetensors", **{KNOWN.id: "0" * 64, "renamed": HASH})
+    assert both.find(stem).name == "renamed.safetensors"
+
+
+def test_where_no_hash_was_published_the_name_is_all_there_is():
+    vae = next(vae for vae in known_vaes() if not vae.files)
+    assert index(f"{vae.id}.safetensors", **{vae.id: "0" * 64}).holding(vae) is not None
 
 
 def test_nine_digits_of_a_hash_mean_nothing_and_two_files_are_not_guessed() -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.selection.conftest import World
 from vae_manager.errors import BadInputError
 from vae_manager.selection.checkpoint import open_checkpoint
+from vae_manager.selection.preset_file import entry_of
 from vae_manager.selection.presets import Owner, Preset, Presets, VaeWish
 
 SOFT = Preset(
@@ -249,3 +250,11 @@ def test_remove_one_of_two_with_one_name(world: World, tmp_path: Path):
     assert presets.remove_owner(Owner("a.ckpt")) and not presets.remove_owner(Owner("a.ckpt"))
     assert presets.remove_owner(presets.all()[0][0])
     assert json.loads(path.read_text())["presets"] == [entries[1], strange]
+
+
+def test_an_entry_without_a_name_is_kept_when_the_file_is_written_again(tmp_path: Path):
+    path = tmp_path / "presets.json"
+    entry = {"checkpoint": {"name": "", "print": "a" * 32}, "vae": "a"}
+    path.write_text(json.dumps({"version": 1, "presets": [entry]}))
+    exported = [entry_of(*found) for found in Presets(path).all()]
+    assert exported == [entry]

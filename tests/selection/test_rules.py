@@ -197,6 +197,7 @@ def test_the_built_in_rules_are_right_and_name_known_vaes():
         ("chilloutmix_NiPrunedFp32Fix", "known:vae-ft-mse-840000"),
         ("dreamshaper_8", "baked"), ("bluePencil_v10", "known:clearvae-v2.3"), ("model_baked-vae", "baked"),
         ("something_withoutVAE", "default"), ("my-own-model", None), ("roman", None), ("anything-v3000", None),
+        ("model_w-o-vae", "default"), ("merge-of-two-vaes", None),
     ],
 )  # fmt: skip
 def test_the_built_in_rules_on_real_names(world: World, name: str, vae: str | None):

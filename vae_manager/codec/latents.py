@@ -5,6 +5,7 @@ Read as well: ComfyUI's `.latent`, sd-scripts' cached `.npz`, and a bare `.npy`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from vae_manager.errors import BadInputError
+from vae_manager.library.downloads import described
 from vae_manager.library.families import FAMILIES
 from vae_manager.writing import save_tensors
 
@@ -70,7 +72,7 @@ def load_latent(path: Path) -> Latent:
             raise BadInputError(f"There is no latent file {str(path)[:200]!r}.")
         found = _read(path)
     except (SafetensorError, OSError, ValueError, MemoryError, RecursionError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInputError(f"{str(path)!r} is no latent file, or a broken one ({error}).") from error
+        raise BadInputError(_no_latent(path, error)) from error
     if found.z.ndim != 4 or not found.z.numel():
         shape = list(found.z.shape)
         raise BadInputError(
@@ -78,6 +80,16 @@ def load_latent(path: Path) -> Latent:
             "(number, channels, height, width)."
         )
     return found
+
+
+def _no_latent(path: Path, error: Exception) -> str:
+    """Why a file is no latent: what it is instead, where that can be told by its first bytes."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start = file.read(4096)
+        pickled = start.startswith((b"PK", b"\x80", b"\x93NUMPY"))
+        if not pickled and (said := described(start, path.stat().st_size)):
+            return f"{str(path)!r} is no latent file: {said}."
+    return f"{str(path)!r} is no latent file, or a broken one ({error})."
 
 
 def _read(path: Path) -> Latent:

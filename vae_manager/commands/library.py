@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def list_files(args: argparse.Namespace) -> Result:
     folders = [Path(folder) for folder in args.folders or ["."]]
     for folder in folders:
         if not folder.is_dir():
-            raise BadInputError(f"There is no folder {str(folder)!r}.")
+            raise BadInputError(_no_folder(folder))
     hashes = HashCache(open_store(user_folder()))
     documents, lines = [], []
     for file in find_vaes(Folder(folder) for folder in folders):
@@ -40,12 +41,20 @@ def list_files(args: argparse.Namespace) -> Result:
     return Result(documents, "\n".join(lines) or "No VAE file was found there.")
 
 
+def _no_folder(path: Path) -> str:
+    if os.path.isfile(path):
+        return f"{str(path)!r} is a file, not a folder; 'vae-manager inspect' says what it is."
+    return f"There is no folder {str(path)[:200]!r}."
+
+
 def inspect(args: argparse.Namespace) -> Result:
     """Everything about one file."""
     from tqdm import tqdm  # here: `list` starts without it
 
     file = open_file(args.file)
-    with tqdm(total=file.size, unit="B", unit_scale=True, desc="sha256", leave=False, file=sys.stderr) as bar:
+    with tqdm(
+        total=file.size, unit="B", unit_scale=True, desc="sha256", leave=False, file=sys.stderr, disable=None
+    ) as bar:
 
         def progress(done: int, _: int) -> None:
             bar.update(done - bar.n)

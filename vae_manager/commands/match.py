@@ -104,7 +104,7 @@ def _matcher(args: argparse.Namespace, folder: Path) -> Matcher:
     presets = named_presets(args.presets)
     vaes = find_vaes([*(Folder(Path(given)) for given in args.vae_dir or ()), Folder(folder, marked_only=True)])
     rules = load_rules(Path(args.rules)) if args.rules else load_rules(home / "rules.json", missing_ok=True)
-    if args.rules and rules.problems and not rules.rules:
+    if args.rules and not rules.readable:
         raise BadInputError(" ".join(rules.problems))
     tagged = take_vae_tag(args.prompt or "")
     return Matcher(

@@ -6,7 +6,8 @@ import re
 
 _STARTS = (
     (b"version https://git-lfs", "a Git LFS pointer, which says where the file lies; fetch that one (git lfs pull)"),
-    (b"GGUF", "a GGUF file under another name, which holds no VAE that can be read here; get the safetensors version"),
+    (b"GGUF", "a GGUF file, which holds no VAE that can be read here; get the safetensors version"),
+    (b"\x93NUMPY", "an array of numpy's (a latent?), and no model"),
     (b"7z\xbc\xaf", "a 7-Zip archive; unpack it first"),
     (b"Rar!", "a RAR archive; unpack it first"),
     (b"\x1f\x8b", "packed with gzip; unpack it first"),
@@ -35,6 +36,8 @@ def described(start: bytes, size: int) -> str | None:
             "it is a web page (HTML), not a model: the site sent a page, perhaps to sign in, in place of the file; "
             "download it in the browser"
         )
+    if text.lstrip()[:1] == b"{" and b'"weight_map"' in text:
+        return "it is the index of a model in several files, and no whole VAE; get the version in one file"
     if text.lstrip()[:1] in (b"{", b"[") and _LETTERS.fullmatch(text):
         return (
             "it is a text in JSON, not a model: perhaps an error of the site in place of the file; look into it with "

@@ -16,7 +16,7 @@ from vae_manager.library.tensors import is_safetensors_name
 from vae_manager.selection.card import card_vae
 from vae_manager.selection.checkpoint import Checkpoint
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision, Part, Step
-from vae_manager.selection.names import VaeIndex, shown
+from vae_manager.selection.names import KNOWN_PREFIX, VaeIndex, shown
 from vae_manager.selection.presets import Found, Preset, VaeWish
 from vae_manager.selection.rules import FAMILY_DEFAULT, Rule, RuleSet, builtin_rules
 from vae_manager.selection.twins import baked_twin
@@ -192,6 +192,8 @@ def _default(job: _Job) -> Answer:
         return replace(answer, detail=f"the usual choice for {title} among the files that are here")
     if (own := _any_of_family(job, job.checkpoint)) is not None:
         return Answer("chosen", f"the first VAE for {title} that is here", own, advice=answer.advice)
+    if (named := _first_rule(job, _by_mere_name(builtin_rules().defaults), nag=False)).outcome == "chosen":
+        return replace(named, detail=f"it is called like the usual choice for {title}; its sha256 is on no list")
     unknown = job.checkpoint.family not in FAMILIES
     detail = "the checkpoint's family is not known" if unknown else f"no VAE for {title} is among the files"
     return replace(answer, outcome="refused", detail=detail, warnings=(*answer.warnings, *_nothing(job, detail)))
@@ -317,6 +319,11 @@ def _by_rule(job: _Job, rule: Rule) -> Answer:
         refusal = refusal or answer
     assert refusal is not None  # a rule has at least one VAE
     return refusal
+
+
+def _by_mere_name(rules: Sequence[Rule]) -> list[Rule]:
+    """The rules met by a file that is only called like a known VAE: better than no VAE at all."""
+    return [replace(rule, vaes=tuple(vae.removeprefix(KNOWN_PREFIX) for vae in rule.vaes)) for rule in rules]
 
 
 def _default_answer(job: _Job) -> Answer:

@@ -68,8 +68,12 @@ class VaeIndex:
         return self._exact[-1].get(stem, [])
 
     def holding(self, vae: KnownVae) -> VaeFile | None:
-        """The file that holds a known VAE: by its hash; or by its name, unless its hash says otherwise."""
+        """The file that holds a known VAE: by its hash; or by its name, as long as no hash speaks against it."""
         return next(iter(self._by_known_id.get(vae.id, ())), None)
+
+    def called_like(self, vae: KnownVae) -> VaeFile | None:
+        """A file that only has a known VAE's name: its hash is none of those that are known of that VAE."""
+        return next(iter(self._by_mere_name.get(vae.id, ())), None)
 
     # --- inside
 
@@ -84,7 +88,10 @@ class VaeIndex:
         return self._one(wanted, ends) if ends else None
 
     def _by_known_name(self, wanted: str) -> VaeFile | None:
-        held = [file for vae in by_name(wanted) if (file := self.holding(vae))]
+        meant = by_name(wanted)
+        held = [file for vae in meant if (file := self.holding(vae))]
+        # the user's words are a name too: what is called so is what is meant, where nothing better is here
+        held = held or [file for vae in meant if (file := self.called_like(vae))]
         return self._one(wanted, list(dict.fromkeys(held))) if held else None
 
     def _known_by_id(self, id_: str) -> VaeFile:
@@ -92,7 +99,9 @@ class VaeIndex:
         if vae is None:
             raise BadInputError(f"There is no known VAE {shown(id_)}; 'vae-manager list' shows which it knows.")
         if (file := self.holding(vae)) is None:
-            raise BadInputError(f"The VAE {vae.name} is not among the {len(self.files)} found; {how_to_get(vae)}.")
+            other = self.called_like(vae)
+            but = f" ({other.name!r} is called so, but its sha256 is another one)" if other else ""
+            raise BadInputError(f"The VAE {vae.name} is not among the {len(self.files)} found{but}; {how_to_get(vae)}.")
         return file
 
     def _one(self, wanted: str, matches: Sequence[VaeFile]) -> VaeFile:
@@ -119,9 +128,17 @@ class VaeIndex:
     @cached_property
     def _by_known_id(self) -> dict[str, list[VaeFile]]:
         """Known id → the files that hold it, best evidence first."""
+        return self._ranked(self._held_by)
+
+    @cached_property
+    def _by_mere_name(self) -> dict[str, list[VaeFile]]:
+        """Known id → the files that are called so and whose hash is no known one."""
+        return self._ranked(lambda file: _named(file) if self._is_unlisted(file) else [])
+
+    def _ranked(self, known_of: Callable[[VaeFile], list[tuple[int, KnownVae]]]) -> dict[str, list[VaeFile]]:
         ranked: dict[str, list[tuple[tuple, VaeFile]]] = {}
         for file in self.files:
-            for rank, vae in self._held_by(file):
+            for rank, vae in known_of(file):
                 order = (rank, not is_safetensors_name(file.path), file.name)
                 ranked.setdefault(vae.id, []).append((order, file))
         return {id_: [file for _, file in sorted(found, key=lambda row: row[0])] for id_, found in ranked.items()}
@@ -130,10 +147,20 @@ class VaeIndex:
         sha256 = self.hashes.peek(file)
         if sha256 and (vae := by_sha256(sha256)):
             return [(0, vae)]
-        named = by_name(file.path.name)
-        sized = [vae for vae in named if any(known.bytes == file.size for known in vae.files)]
-        # a name that stands for several VAEs ('sdxl_vae') is weak evidence for each, unless the size decides
-        return [(1 if len(named) == 1 or sized else 2, vae) for vae in sized or named]
+        # a hash that is on no list says nothing of a VAE of which no hash was ever published
+        return [(rank, vae) for rank, vae in _named(file) if not (sha256 and vae.files)]
+
+    def _is_unlisted(self, file: VaeFile) -> bool:
+        sha256 = self.hashes.peek(file)
+        return sha256 is not None and by_sha256(sha256) is None
+
+
+def _named(file: VaeFile) -> list[tuple[int, KnownVae]]:
+    """What a file's name and size say that it is, each with its rank: the smaller, the likelier."""
+    named = by_name(file.path.name)
+    sized = [vae for vae in named if any(known.bytes == file.size for known in vae.files)]
+    # a name that stands for several VAEs ('sdxl_vae') is weak evidence for each, unless the size decides
+    return [(1 if len(named) == 1 or sized else 2, vae) for vae in sized or named]
 
 
 def find_by_name(name: str, files: Sequence[VaeFile], hashes: HashCache | None = None) -> VaeFile:

@@ -138,8 +138,9 @@ def _hex(value: Any, digits: int) -> str | None:
 
 def entry_of(owner: Owner, preset: Preset) -> dict[str, Any]:
     """The entry of the file: only what is not left open."""
-    checkpoint = {"name": owner.name, "sha256": owner.sha256, "print": owner.print, "bytes": owner.size}
-    entry: dict[str, Any] = {"checkpoint": {key: value for key, value in checkpoint.items() if value}}
+    evidence = {"sha256": owner.sha256, "print": owner.print, "bytes": owner.size}
+    checkpoint = {"name": owner.name, **{key: value for key, value in evidence.items() if value}}
+    entry: dict[str, Any] = {"checkpoint": checkpoint}
     for key, wish in (("vae", preset.vae), ("encode_vae", preset.encode_vae), ("hires_vae", preset.hires_vae)):
         if wish not in (VaeWish(AUTOMATIC), VaeWish(SAME)):
             entry[key] = {"name": wish.name, "sha256": wish.sha256} if wish.sha256 else wish.name

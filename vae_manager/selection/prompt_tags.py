@@ -66,25 +66,46 @@ def _name(match: re.Match[str]) -> str:
 
 
 def _without(prompt: str) -> str:
-    """The prompt as it would be had the tags never been written."""
-    result, end = "", 0
+    """The prompt as it would be had the tags never been written. Its time grows with the prompt's length only."""
+    kept: list[str] = []
+    end = 0
     for match in _TAG.finditer(prompt):
-        result += prompt[end : match.start()]
+        _keep(kept, prompt[end : match.start()])
         end = match.end()
         if match["escape"]:
-            result += match[0][1:]
-            continue
-        result, end = _joined(result, prompt, end)
-    return result + prompt[end:]
+            _keep(kept, match[0][1:])
+        else:
+            end = _joined(kept, prompt, end)
+    return "".join(kept) + prompt[end:]
 
 
-def _joined(before: str, prompt: str, end: int) -> tuple[str, int]:
-    """Drop the one space or comma too many that a tag leaves behind."""
-    rest = prompt[end:].lstrip(" \t")
-    if before.rstrip(" \t").endswith(",") and (not rest or rest[0] in ",\n"):
-        return before.rstrip(" \t")[:-1], len(prompt) - len(rest)
-    if not before.strip(" \t") and rest.startswith(","):
-        return before, len(prompt) - len(rest[1:].lstrip(" \t"))
-    if not rest or rest[0] == "\n":
-        return before.rstrip(" \t"), len(prompt) - len(rest)
-    return before, len(prompt) - len(rest) if not before or before[-1] in " \t\n" else end
+def _keep(kept: list[str], text: str) -> None:
+    """Add a text, the blanks at its end as a part of their own. No part is empty."""
+    bare = text.rstrip(" \t")
+    for part in (bare, text[len(bare) :]):
+        if part:
+            kept.append(part)  # `extend` by a generator copies the list each time
+
+
+def _joined(kept: list[str], prompt: str, end: int) -> int:
+    """Drop the one space or comma too many that a tag leaves behind; where the prompt goes on after it."""
+    after = _past_blanks(prompt, end)
+    follows = prompt[after : after + 1]
+    count = len(kept) - bool(kept and not kept[-1].strip(" \t"))  # without the blanks at the end
+    if follows in ("", ",", "\n") and count and kept[count - 1].endswith(","):
+        last = kept[count - 1][:-1]
+        del kept[count - 1 :]
+        _keep(kept, last)
+        return after
+    if follows == "," and not count:
+        return _past_blanks(prompt, after + 1)
+    if follows in ("", "\n"):
+        del kept[count:]
+        return after
+    return after if not kept or kept[-1][-1] in " \t\n" else end
+
+
+def _past_blanks(prompt: str, at: int) -> int:
+    while prompt[at : at + 1] in (" ", "\t"):
+        at += 1
+    return at

@@ -89,6 +89,8 @@ class RuleSet:
     """One sentence for each rule that was left out, or for the file."""
     defaults: tuple[Rule, ...] = ()
     """Of the built-in rules only: the families' defaults."""
+    readable: bool = True
+    """False where the file holds no list of rules at all: then `problems` says why."""
 
 
 def load_rules(path: Path, missing_ok: bool = False) -> RuleSet:
@@ -105,14 +107,14 @@ def load_rules(path: Path, missing_ok: bool = False) -> RuleSet:
             return RuleSet()
         raise BadInputError(f"There is no rules file {str(path)!r}.") from error
     except OSError as error:
-        return RuleSet(problems=(f"The rules file {path.name} cannot be read: {error.strerror}.",))
+        return _none(f"The rules file {path.name} cannot be read: {error.strerror}.")
     if len(raw) > MAX_BYTES:
-        return RuleSet(problems=(f"The rules file {path.name} is larger than {MAX_BYTES >> 20} MB: no rules are.",))
+        return _none(f"The rules file {path.name} is larger than {MAX_BYTES >> 20} MB: no rules are.")
     try:
         document = parse_json(raw)
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
-        return RuleSet(problems=(f"The rules file {path.name} is not valid JSON{where}.",))
+        return _none(f"The rules file {path.name} is not valid JSON{where}.")
     return parse_rules(document, path.name)
 
 
@@ -121,7 +123,7 @@ def parse_rules(document: Any, source: str = "the rules") -> RuleSet:
     try:
         entries = _entries(document)
     except _Wrong as wrong:
-        return RuleSet(problems=(f"In {source}: {wrong}.",))
+        return _none(f"In {source}: {wrong}.")
     rules, problems = [], []
     for number, entry in enumerate(entries, start=1):
         try:
@@ -130,6 +132,10 @@ def parse_rules(document: Any, source: str = "the rules") -> RuleSet:
         except _Wrong as wrong:
             problems.append(f"In {source}, {_label(number, entry)}, {wrong}. This rule is left out.")
     return RuleSet(tuple(rules), tuple(problems))
+
+
+def _none(problem: str) -> RuleSet:
+    return RuleSet(problems=(problem,), readable=False)
 
 
 @cache
