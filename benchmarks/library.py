@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vae_manager.codec.config import KLConfig, expected_shapes
+from vae_manager.codec.kinds.kl.config import KLConfig, expected_shapes
 from vae_manager.commands.bench import library_arguments
 from vae_manager.library.dtypes import BITS
 

@@ -39,8 +39,8 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vae_manager.codec.autoencoder import AutoencoderKL
-from vae_manager.codec.config import KLConfig
+from vae_manager.codec.kinds.kl.config import KLConfig
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
 from vae_manager.codec.streaming import MODES, Mode, Plan, heap, plan_decode, plan_encode, stream_decode, stream_encode
 from vae_manager.commands.bench import tiling_arguments
 from vae_manager.errors import MemoryLimitError
@@ -379,14 +379,13 @@ def draw_errors(path: Path, width: int = 1152) -> dict[str, float]:
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    from vae_manager.codec.build import build
     from vae_manager.codec.pictures import load_picture, to_levels
     from vae_manager.codec.whole import latent_of
     from vae_manager.library.files import vae_file
     from vae_manager.library.state import load_state
 
     state = load_state(vae_file(DEMO / "demo-kl-f8.safetensors"), torch.float32)
-    vae = build(state.kind, state.tensors, state.norm_groups)
+    vae = state.kind.build(state.tensors, state.norm_groups)
     assert isinstance(vae, AutoencoderKL)
     photo = F.interpolate(load_picture(DEMO / "photo.jpg"), (width * 2 // 3 // 8 * 8, width), mode="area")
     z = latent_of(vae.encode_moments(photo))

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vae_manager.codec.autoencoder import AutoencoderKL
-from vae_manager.codec.config import KLConfig
+from vae_manager.codec.kinds.kl.config import KLConfig
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
 
 State = dict[str, Tensor]
 

@@ -11,8 +11,8 @@ from hypothesis import settings
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vae_manager.codec.autoencoder import AutoencoderKL
-from vae_manager.codec.config import KLConfig
+from vae_manager.codec.kinds.kl.config import KLConfig
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
 
 SD1 = KLConfig(encoder_stem=32, encoder_channels=(32, 64, 128, 128), decoder_channels=(32, 64, 128, 128))
 """SD1's and SDXL's topology at a quarter of the width."""

@@ -17,13 +17,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vae_manager.codec.autoencoder import AutoencoderKL
-from vae_manager.codec.build import Autoencoder, build
-from vae_manager.codec.config import KLConfig
-from vae_manager.codec.litevae import LiteVAE, published_config, read_config, size_of
-from vae_manager.codec.open_litevae import OpenLiteVAE, published_open_config
+from vae_manager.codec.build import Autoencoder
+from vae_manager.codec.kinds.kl.config import KLConfig
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
+from vae_manager.codec.kinds.litevae.config import published_config, read_config, size_of
+from vae_manager.codec.kinds.litevae.network import LiteVAE
+from vae_manager.codec.kinds.open_litevae.network import OpenLiteVAE, published_open_config
+from vae_manager.codec.kinds.tiny.network import TinyConfig, build_taesd, make_decoder, make_encoder, variants
 from vae_manager.codec.streaming import stream_decode, stream_encode
-from vae_manager.codec.taesd import TinyConfig, build_taesd, make_decoder, make_encoder, variants
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.errors import VaeFileError
 from vae_manager.library.files import vae_file
@@ -229,7 +230,7 @@ def _works(path: Path) -> tuple[bool, bool, bool]:
         state = load_state(vae_file(path), torch.float32)
     except VaeFileError:
         return False, False, False
-    vae = build(state.kind, state.tensors, state.norm_groups)
+    vae = state.kind.build(state.tensors, state.norm_groups)
     ratio, channels = vae.config.ratio, vae.config.latent_channels
     pixels = torch.rand(1, 3, 2 * ratio, 4 * ratio, generator=torch.Generator().manual_seed(1)) * 2 - 1
     z = latent_of(encode(vae, pixels))

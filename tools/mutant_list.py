@@ -77,7 +77,7 @@ LIBRARY = [
         ),
     ),
     *of(
-        "library/layouts",
+        "codec/kinds/kl/names",
         "tests/library/test_layouts.py",
         decoder_levels_not_turned=(
             'return _UP.sub(lambda m: f"decoder.up.{levels - 1 - int(m.group(1))}", _attention_to_ldm(name))',
@@ -89,7 +89,7 @@ LIBRARY = [
     *of(
         "library/identify",
         "tests/library/test_layouts.py",
-        scale_alone_tells_the_family=(" and family.latent_channels == config.latent_channels:", ":"),
+        scale_alone_tells_the_family=(" and family.latent_channels == channels:", ":"),
         sdxl_taken_for_sd1=('name.startswith("conditioner.embedders.")', 'name.startswith("conditioner.nothing.")'),
     ),
     *of(

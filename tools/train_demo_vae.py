@@ -44,8 +44,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vae_manager.codec.autoencoder import AutoencoderKL
-from vae_manager.codec.config import KLConfig
+from vae_manager.codec.kinds.kl.config import KLConfig
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
 from vae_manager.color.difference import ciede2000, lab
 
 SCALE_FACTOR = 0.18215

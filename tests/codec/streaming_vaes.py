@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_manager.codec.autoencoder import AutoencoderKL
-from vae_manager.codec.config import KLConfig
+from vae_manager.codec.kinds.kl.config import KLConfig
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
 
 
 def scaled_weights(module: nn.Module, seed: int) -> None:

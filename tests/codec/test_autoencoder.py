@@ -10,12 +10,12 @@ from diffusers import AutoencoderKL as ReferenceKL
 from torch import Tensor
 
 from tests.conftest import FLUX, SD1, make_state, make_vae
-from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.build import build_kl
-from vae_manager.codec.config import KLConfig, expected_shapes
+from vae_manager.codec.kinds.kl.config import KLConfig, expected_shapes
+from vae_manager.codec.kinds.kl.names import as_matrix, to_diffusers
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.errors import BadInputError, VaeFileError
-from vae_manager.library.layouts import as_matrix, to_diffusers
 
 FULL = KLConfig()
 FLUX2 = dataclasses.replace(SD1, latent_channels=32, hidden_latent_channels=32)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.codec.streaming_vaes import scaled_weights
 from vae_manager.cli import main
+from vae_manager.codec.kinds.tiny.network import TinyAutoencoder, TinyConfig, build_taesd
 from vae_manager.codec.latents import Latent, save_latent
-from vae_manager.codec.taesd import TinyAutoencoder, TinyConfig, build_taesd
 from vae_manager.commands import bench
 from vae_manager.library.families import family_title
 

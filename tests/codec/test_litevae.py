@@ -8,21 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from vae_manager.codec.autoencoder import Decoder
-from vae_manager.codec.config import KLConfig
-from vae_manager.codec.kind_names import litevae_names
-from vae_manager.codec.litevae import (
-    LiteConfig,
-    LiteVAE,
-    SelfModulatedConv,
-    UNetConfig,
-    build_litevae,
-    haar,
-    published_config,
-    read_config,
-    size_of,
-    wavelet_levels,
-)
+from vae_manager.codec.kinds.kl.config import KLConfig
+from vae_manager.codec.kinds.kl.network import Decoder
+from vae_manager.codec.kinds.litevae.config import LiteConfig, UNetConfig, published_config, read_config, size_of
+from vae_manager.codec.kinds.litevae.names import litevae_names
+from vae_manager.codec.kinds.litevae.network import LiteVAE, SelfModulatedConv, build_litevae, haar, wavelet_levels
 from vae_manager.errors import VaeFileError
 
 GROUPS = 8

@@ -12,7 +12,7 @@ import torch
 
 from tests.conftest import make_vae
 from vae_manager.codec import memory
-from vae_manager.codec.config import KLConfig
+from vae_manager.codec.kinds.kl.config import KLConfig
 from vae_manager.codec.memory import UNKNOWN, free_bytes, is_out_of_memory
 from vae_manager.codec.streaming import api, plan_decode, stream_decode
 

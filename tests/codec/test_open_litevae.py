@@ -19,13 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vae_manager.cli import main
-from vae_manager.codec.build import build
-from vae_manager.codec.open_litevae import (
+from vae_manager.codec.kinds.litevae.names import is_open_litevae
+from vae_manager.codec.kinds.open_litevae.network import (
     OpenConfig,
     OpenLiteVAE,
     OpenUNetConfig,
     build_open_litevae,
-    is_open_litevae,
     open_size_of,
     published_open_config,
     read_open_config,
@@ -243,8 +242,8 @@ def test_a_trainers_checkpoint_is_recognised_and_loaded_and_the_file_goes_round(
     assert main(["convert", str(path), "-o", str(out), "--layout", "diffusers"]) == 2 and not out.exists()
     assert main(["convert", str(path), "-o", str(out)]) == 0
     loaded = load_state(vae_file(out))
-    assert loaded.kind == "litevae" and loaded.tensors.keys() == state.keys()
-    vae = build(loaded.kind, loaded.tensors, loaded.norm_groups)
+    assert loaded.kind.label == "LITEVAE" and loaded.tensors.keys() == state.keys()
+    vae = loaded.kind.build(loaded.tensors, loaded.norm_groups)
     assert torch.equal(vae.encode(pictures()), build_open_litevae(state).encode(pictures()))
     picture, latent, again = tmp_path / "a.png", tmp_path / "a.safetensors", tmp_path / "b.png"
     Image.fromarray((np.arange(24 * 40 * 3) % 251).astype(np.uint8).reshape(24, 40, 3)).save(picture)

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.codec.streaming_vaes import pad_circularly, peak_bytes, scaled_weights, small_vae
+from vae_manager.codec.kinds.kl.chain import decoder_chain
 from vae_manager.codec.streaming import MODES, heap, plan_decode, plan_encode, stream_decode, stream_encode
 from vae_manager.codec.streaming.moments import merge, norm_affine, strip_moments
 from vae_manager.codec.streaming.passes import POLICIES, passes
-from vae_manager.codec.streaming.structure import decoder_chain
 from vae_manager.errors import BadInputError, Interrupted, MemoryLimitError, VaeFileError
 
 LEVEL = 2 / 255

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.codec.streaming_vaes import pad_circularly, peak_bytes, scaled_weights
+from vae_manager.codec.kinds.tiny.network import TinyConfig, build_taesd, make_decoder, make_encoder
 from vae_manager.codec.streaming import plan_decode, plan_encode, stream_decode, stream_encode
-from vae_manager.codec.taesd import TinyConfig, build_taesd, make_decoder, make_encoder
 from vae_manager.errors import BadInputError, MemoryLimitError, VaeFileError
 
 PLAIN = TinyConfig(4, (8, 8, 8), (1, 2, 2))

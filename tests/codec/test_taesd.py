@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vae_manager.codec.kind_names import is_tiny, taesd_names
-from vae_manager.codec.taesd import (
+from vae_manager.codec.kinds.tiny.names import is_tiny, taesd_names
+from vae_manager.codec.kinds.tiny.network import (
     TinyAutoencoder,
     TinyConfig,
     build_taesd,

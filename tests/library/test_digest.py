@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from vae_manager.codec.kinds.kl.names import as_matrix, to_diffusers
 from vae_manager.errors import VaeFileError
 from vae_manager.library.digest import WeightsDigest, half_bits, weights_digest
 from vae_manager.library.headers import Header, TensorInfo, TensorTable
-from vae_manager.library.layouts import as_matrix, detect_layout, to_diffusers
+from vae_manager.library.layouts import detect_layout
 from vae_manager.library.tensors import TensorFile, open_tensors
 
 NAMES = {

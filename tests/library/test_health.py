@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from tests.conftest import make_state
 from vae_manager.codec.build import build_kl
-from vae_manager.codec.taesd import TinyAutoencoder, TinyConfig
+from vae_manager.codec.kinds.tiny.network import TinyAutoencoder, TinyConfig
 from vae_manager.errors import VaeFileError
 from vae_manager.library.files import vae_file
 from vae_manager.library.health import RoundTrip, examine, round_trip, suspicions, trip_problems, weight_problems

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from tests.codec.test_autoencoder import reference
 from tests.conftest import FLUX, SD1, make_state
-from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.build import build_kl
+from vae_manager.codec.kinds.kl.names import as_conv, to_diffusers, to_ldm
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
 from vae_manager.library.files import vae_file
 from vae_manager.library.identify import identify
-from vae_manager.library.layouts import as_conv, to_diffusers, to_ldm
 from vae_manager.library.state import load_kl_state
 
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import FLUX, SD1, make_state
 from vae_manager.cli import main
+from vae_manager.codec.kinds.kl.names import as_matrix, to_diffusers
 from vae_manager.library.files import vae_file
 from vae_manager.library.hashing import sha256_of
-from vae_manager.library.layouts import as_matrix, to_diffusers
 from vae_manager.library.state import load_kl_state
 
 SD1_SCALE, SDXL_SCALE = {"scale_factor": "0.18215"}, {"scale_factor": "0.13025"}

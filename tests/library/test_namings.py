@@ -14,13 +14,13 @@ from torch import Tensor
 from tests.conftest import SD1, make_state, make_vae
 from vae_manager.cli import main
 from vae_manager.codec.build import build_kl
-from vae_manager.codec.config import KLConfig
+from vae_manager.codec.kinds.kl.config import KLConfig
+from vae_manager.codec.kinds.kl.names import to_diffusers, to_ldm
 from vae_manager.codec.whole import decode, encode
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.files import vae_file
 from vae_manager.library.health import examine
 from vae_manager.library.identify import identify
-from vae_manager.library.layouts import to_diffusers, to_ldm
 from vae_manager.library.merge import merge_states
 from vae_manager.library.numbers import wider
 from vae_manager.library.state import load_kl_state, load_state

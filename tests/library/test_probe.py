@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.conftest import FLUX, make_vae
-from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.build import build_kl
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
 from vae_manager.library.files import vae_file
 from vae_manager.library.probe import PICTURES, RANGES, UNSURE, bundled_pictures, probe, probe_file
 from vae_manager.library.state import load_kl_state

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vae_manager.codec.config import KLConfig, expected_shapes
+from vae_manager.codec.kinds.kl.config import KLConfig, expected_shapes
 
 WIDTH, CONTEXT, LEVELS, BLOCKS = 320, 768, 4, 2
 
@@ -49,7 +49,7 @@ def write_washed_out(source: Path, path: Path, contrast: float) -> None:
 
 def write_taesd(path: Path) -> None:
     """A TAESD decoder of the true shape, with random weights, in the layout of its author's files."""
-    from vae_manager.codec.taesd import TinyConfig, make_decoder
+    from vae_manager.codec.kinds.tiny.network import TinyConfig, make_decoder
 
     torch.manual_seed(5)
     save_file(

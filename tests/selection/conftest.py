@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import make_state
-from vae_manager.codec.config import KLConfig
+from vae_manager.codec.kinds.kl.config import KLConfig
 from vae_manager.library.files import Folder, find_vaes
 from vae_manager.library.hashing import HashCache
 from vae_manager.selection.checkpoint import Checkpoint, FactsCache, open_checkpoint

@@ -12,7 +12,7 @@ import pytest
 
 from tests.selection.conftest import SD1, World
 from vae_manager.cli import main
-from vae_manager.codec.config import KLConfig, expected_shapes
+from vae_manager.codec.kinds.kl.config import KLConfig, expected_shapes
 from vae_manager.selection.checkpoint import open_checkpoint
 from vae_manager.selection.presets import Preset, Presets, VaeWish
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tests.conftest import make_state, make_vae
 from tests.webui.test_session import Job, OneModel
-from vae_manager.codec.taesd import TinyConfig, make_decoder
+from vae_manager.codec.kinds.tiny.network import TinyConfig, make_decoder
 from vae_manager.codec.whole import decode
 from vae_manager.library.hashing import sha256_of
 from vae_manager.selection.decision import AUTOMATIC

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import FLUX, make_state, make_vae
-from vae_manager.codec.autoencoder import AutoencoderKL
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
 from vae_manager.codec.whole import decode
 from vae_manager.library.files import Folder
 from vae_manager.library.hashing import sha256_of

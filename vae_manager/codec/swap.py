@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vae_manager.codec.config import KL_ROOTS
+from vae_manager.codec.kinds.kl.config import KL_ROOTS
 from vae_manager.errors import VaeFileError
 
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vae_manager.codec.build import Autoencoder, build
+from vae_manager.codec.build import Autoencoder
+from vae_manager.codec.kinds.registry import takes_scaled
+from vae_manager.codec.kinds.scaling import of_model, to_model
 from vae_manager.codec.latents import Latent, load_latent, save_latent
 from vae_manager.codec.pictures import check_holds, check_written, load_picture, pad_to_multiple, save_picture
 from vae_manager.codec.streaming import (
@@ -31,6 +33,7 @@ from vae_manager.commands.convert import DTYPES
 from vae_manager.commands.measure import Measured, measure
 from vae_manager.commands.outputs import check_output
 from vae_manager.errors import BadInputError, VaeFileError
+from vae_manager.latents.spaces import space_of
 from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.identify import Identity, identify
 from vae_manager.library.state import load_state
@@ -185,7 +188,7 @@ def load_vae(args: argparse.Namespace) -> tuple[Autoencoder, Identity]:
     device = _device(args.device)
     state = load_state(file, DTYPES[args.dtype])
     tensors = {name: tensor.to(device) for name, tensor in state.tensors.items()}
-    return build(state.kind, tensors, state.norm_groups), identify(file)
+    return state.kind.build(tensors, state.norm_groups), identify(file)
 
 
 def latent_for(identity: Identity, latent: Latent) -> Tensor:
@@ -194,18 +197,16 @@ def latent_for(identity: Identity, latent: Latent) -> Tensor:
     Raises:
         BadInputError: the scale is needed and not known.
     """
-    tiny, from_tiny = identity.family == "taesd", latent.family == "taesd"
+    tiny, from_tiny = takes_scaled(identity.family), takes_scaled(latent.family)
     if tiny == from_tiny:
         return latent.z
-    family = FAMILIES.get(latent.family if tiny else identity.family)
-    if family is None or family.scale_factor is None:
+    space = space_of((latent.family if tiny else identity.family) or "")
+    if space is None or space.scale is None:
         raise BadInputError(
             "A tiny VAE works on scaled latents, and the scale is not known here: the latent file must name its "
             f"family (one of {', '.join(FAMILIES)}) in its metadata."
         )
-    if tiny:
-        return (latent.z - family.shift_factor) * family.scale_factor
-    return latent.z / family.scale_factor + family.shift_factor
+    return to_model(latent.z, space) if tiny else of_model(latent.z, space)
 
 
 def _device(name: str) -> torch.device:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
+from vae_manager.codec.kinds.kl.names import as_matrix, to_diffusers
 from vae_manager.commands import Result, megabytes, open_file
 from vae_manager.commands.outputs import check_vae_output, save_vae
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.hashing import HashCache
-from vae_manager.library.layouts import as_matrix, to_diffusers
 from vae_manager.library.report import quick_report
 from vae_manager.library.state import load_state
 
@@ -24,8 +24,8 @@ def convert(args: argparse.Namespace) -> Result:
     source, output = open_file(args.file), Path(args.output)
     check_vae_output(output, [source])
     loaded = load_state(source, DTYPES[args.dtype] if args.dtype else None)
-    if loaded.kind == "taesd" or (loaded.kind != "kl" and args.layout != "ldm"):
-        raise BadInputError(f"A {loaded.kind.upper()} autoencoder has one layout of its own and stays in it.")
+    if args.layout not in loaded.kind.writes:
+        raise BadInputError(f"A {loaded.kind.label} autoencoder has one layout of its own and stays in it.")
     state, groups = loaded.tensors, loaded.norm_groups
     if args.layout == "diffusers":
         levels = 1 + max(int(m.group(1)) for name in state if (m := re.match(r"decoder\.up\.(\d+)\.", name)))

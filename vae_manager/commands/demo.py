@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from vae_manager.codec.build import Autoencoder, build
+from vae_manager.codec.build import Autoencoder
 from vae_manager.codec.pictures import load_picture, pad_to_multiple, save_picture, to_levels
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.color.calibration import measure
@@ -145,7 +145,7 @@ def _colors(good: VaeFile, bad: VaeFile, picture: Tensor) -> tuple[dict[str, Any
 
 def _load(file: VaeFile) -> Autoencoder:
     state = load_state(file, torch.float32)
-    return build(state.kind, state.tensors, state.norm_groups)
+    return state.kind.build(state.tensors, state.norm_groups)
 
 
 def _difference(output: Path) -> float:

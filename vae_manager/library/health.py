@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.build import build_kl
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.errors import VaeFileError
 from vae_manager.library.digest import Progress
@@ -73,7 +73,7 @@ def examine(
     opened = open_tensors(file.path)
     layout = detect_layout(opened.header)
     problems = weight_problems(_told(opened, layout.keys, progress))
-    if problems or not thorough or layout.name not in ("ldm", "diffusers"):
+    if problems or not thorough or not layout.kind.stands_in:
         return problems
     state, groups = load_kl_state(file, torch.float32)
     vae = build_kl(state, groups)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from vae_manager.codec.config import DEFAULT_NORM_GROUPS, KLConfig, check_shapes
-from vae_manager.codec.kind_names import is_open_litevae
+from vae_manager.codec.kinds.kind import Facts
+from vae_manager.codec.kinds.kl.config import DEFAULT_NORM_GROUPS
 from vae_manager.errors import VaeFileError
 from vae_manager.library.diffusers_folder import telling_parts
 from vae_manager.library.dtypes import is_float
@@ -19,8 +19,6 @@ from vae_manager.library.headers import Header, TensorTable
 from vae_manager.library.layouts import Layout, canonical_shapes, detect_layout
 from vae_manager.library.tensors import read_header
 
-VIDEO = "it is a video autoencoder (Wan or Qwen), which only its own WebUI can run"
-
 
 @dataclass(frozen=True)
 class Identity:
@@ -28,9 +26,9 @@ class Identity:
 
     format: str
     layout: str
-    """'ldm', 'diffusers', 'checkpoint', 'taesd', 'litevae' or 'wan'."""
+    """'checkpoint', or as `layouts.Layout` names it: 'ldm', 'diffusers' …"""
     family: str
-    """A key of `families.FAMILIES`, 'taesd', 'litevae', or 'unknown'."""
+    """A key of `families.FAMILIES`, the family of a kind that has one of its own, or 'unknown'."""
     family_evidence: str
     latent_channels: int | None
     scale_factor: float | None
@@ -58,9 +56,9 @@ def identify(file: VaeFile) -> Identity:
 def _identify(file: VaeFile) -> Identity:
     format_, header = read_header(file.path)
     layout = detect_layout(header)
-    if layout.name in ("taesd", "litevae", "wan"):
-        return _other(format_, header, layout)
-    return _kl(format_, header, layout)
+    if layout.kind.family is None:
+        return _told_by_numbers(format_, header, layout)
+    return _of_one_family(format_, header, layout, layout.kind.family)
 
 
 def norm_groups_of(metadata: Mapping[str, str]) -> int:
@@ -75,10 +73,10 @@ def norm_groups_of(metadata: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _kl(format_: str, header: Header, layout: Layout) -> Identity:
+def _told_by_numbers(format_: str, header: Header, layout: Layout) -> Identity:
     groups = norm_groups_of(header.metadata)
-    config, problems = kl_shape(header.tensors, groups)
-    family, evidence = _family(config, header, layout)
+    facts = vae_shape(header.tensors, groups)
+    family, evidence = _family(facts.latent_channels, header, layout)
     known = FAMILIES.get(family)
     scale = _number(header.metadata, "scale_factor")
     shift = _number(header.metadata, "shift_factor")
@@ -87,31 +85,30 @@ def _kl(format_: str, header: Header, layout: Layout) -> Identity:
         layout="checkpoint" if layout.checkpoint else layout.name,
         family=family,
         family_evidence=evidence,
-        latent_channels=config.latent_channels,
+        latent_channels=facts.latent_channels,
         scale_factor=scale if scale is not None else known and known.scale_factor,
         shift_factor=shift if shift is not None else known and known.shift_factor,
         dtype=_dtype(header),
         parameters=_parameters(header),
         norm_groups=groups,
         title=header.metadata.get("title"),
-        problems=problems,
-        encodes=config.encodes,
+        problems=facts.problems,
+        encodes=facts.encodes,
     )
 
 
 @lru_cache(maxsize=64)
-def kl_shape(tensors: TensorTable, groups: int) -> tuple[KLConfig, tuple[str, ...]]:
-    """The shape of the KL autoencoder among a file's tensors, and what is wrong with it.
+def vae_shape(tensors: TensorTable, groups: int) -> Facts:
+    """What the shapes of the autoencoder among a file's tensors tell, and what is wrong with it.
 
     Raises:
         VaeFileError: there is none, or its shape cannot be read.
     """
     header = Header(tensors)
     layout = detect_layout(header)
-    shapes = canonical_shapes(header, layout)
-    config = KLConfig.from_shapes(shapes, groups)
-    problem = _shape_problem(config, frozenset(shapes.items())) or _type_problem(header, layout)
-    return config, (problem,) if problem else ()
+    facts = layout.kind.describe(canonical_shapes(header, layout), groups)
+    problem = None if facts.problems else _type_problem(header, layout)
+    return replace(facts, problems=(problem,)) if problem else facts
 
 
 def _type_problem(header: Header, layout: Layout) -> str | None:
@@ -119,69 +116,44 @@ def _type_problem(header: Header, layout: Layout) -> str | None:
     return f"its tensor {whole!r} holds whole numbers: quantised VAEs are not supported" if whole else None
 
 
-@lru_cache(maxsize=64)
-def _shape_problem(config: KLConfig, shapes: frozenset[tuple[str, tuple[int, ...]]]) -> str | None:
+def _of_one_family(format_: str, header: Header, layout: Layout, family: str) -> Identity:
+    """A kind whose latents are one family's only; what it says against the file is a problem, not an error."""
     try:
-        check_shapes(config, dict(shapes))
+        facts = vae_shape(header.tensors, norm_groups_of(header.metadata))
     except VaeFileError as error:
-        return str(error)
-    return None
-
-
-def _other(format_: str, header: Header, layout: Layout) -> Identity:
-    """TAESD works on latents that are scaled already; LiteVAE has a latent space of its own."""
-    from vae_manager.codec import litevae, open_litevae, taesd  # with torch, which the KL kind's header does without
-
-    problems: tuple[str, ...] = ()
-    channels = None
-    evidence = "its tensors' names"
-    try:
-        shapes = canonical_shapes(header, layout)
-        if layout.name == "taesd":
-            config = next(half for half in taesd.read_configs(shapes) if half)
-            channels = config.latent_channels
-            evidence = f"its tensors are those of {' or '.join(taesd.variants(config)) or 'a tiny autoencoder'}"
-        elif layout.name == "litevae":
-            if is_open_litevae(shapes):
-                channels = open_litevae.read_open_config(shapes).latent_channels
-                evidence = "its tensors are those of open-litevae, another network than the paper's"
-            else:
-                channels = litevae.read_config(shapes, norm_groups_of(header.metadata)).latent_channels
-        else:
-            problems = (VIDEO,)
-    except VaeFileError as error:
-        problems = (str(error),)
+        facts = Facts(None, problems=(str(error),))
+    scaled = layout.kind.latents_scaled
     return Identity(
         format=format_,
         layout=layout.name,
-        family=layout.name,
-        family_evidence=evidence,
-        latent_channels=channels,
-        scale_factor=1.0 if layout.name == "taesd" else None,
-        shift_factor=0.0 if layout.name == "taesd" else None,
+        family=family,
+        family_evidence=facts.evidence,
+        latent_channels=facts.latent_channels,
+        scale_factor=1.0 if scaled else None,
+        shift_factor=0.0 if scaled else None,
         dtype=_dtype(header),
         parameters=_parameters(header),
         norm_groups=DEFAULT_NORM_GROUPS,
         title=header.metadata.get("title"),
-        problems=problems,
+        problems=facts.problems,
     )
 
 
-def _family(config: KLConfig, header: Header, layout: Layout) -> tuple[str, str]:
+def _family(channels: int | None, header: Header, layout: Layout) -> tuple[str, str]:
     if layout.checkpoint:
         family = checkpoint_family(header)
         if family != "unknown":
             return family, "the checkpoint's own tensors"
     scale = _number(header.metadata, "scale_factor")
     for family in FAMILIES.values():
-        if scale is not None and family.scale_factor == scale and family.latent_channels == config.latent_channels:
+        if scale is not None and family.scale_factor == scale and family.latent_channels == channels:
             return family.id, "the scale factor in its metadata"
-    if "bn.running_mean" in header.tensors or config.latent_channels == 32:
+    if "bn.running_mean" in header.tensors or channels == 32:
         return "flux2", "32 latent channels"
     return "unknown", {
         4: "4 latent channels: SD1 or SDXL, whose VAEs have the same shapes",
         16: "16 latent channels: SD3 or Flux, whose VAEs have the same shapes",
-    }.get(config.latent_channels, f"{config.latent_channels} latent channels fit no family that is known")
+    }.get(channels or 0, f"{channels} latent channels fit no family that is known")
 
 
 def checkpoint_family(header: Header) -> str:

@@ -17,9 +17,12 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
+from vae_manager.codec.kinds.registry import KINDS
+from vae_manager.library import families
+
 DATA = Path(__file__).resolve().parent.parent / "data" / "known_vaes.json"
 
-FAMILIES = ("sd1", "sdxl", "sd3", "flux", "flux2", "wan", "taesd", "litevae")
+FAMILIES = frozenset(families.FAMILIES) | {kind.family for kind in KINDS if kind.family}
 
 QUIRKS = MappingProxyType(
     {

@@ -36,7 +36,7 @@ def _mixed(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 def _difference(a: LoadedState, b: LoadedState) -> str | None:
     """What keeps two VAEs from being one network, as a clause."""
     if a.kind != b.kind:
-        return f"the first is a {a.kind.upper()} autoencoder, the second a {b.kind.upper()} one"
+        return f"the first is {a.kind.an}, the second a {b.kind.label} one"
     if a.norm_groups != b.norm_groups:
         return f"the first normalises in {a.norm_groups} groups, the second in {b.norm_groups}"
     return _shape_difference(a.tensors, b.tensors)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vae_manager.codec.autoencoder import AutoencoderKL
 from vae_manager.codec.build import build_kl
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
 from vae_manager.codec.pictures import load_picture
 from vae_manager.codec.whole import encode, latent_of
 from vae_manager.errors import VaeFileError

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vae_manager.codec.config import KLConfig, check_shapes
+from vae_manager.codec.kinds.kind import Kind
 from vae_manager.errors import VaeFileError
 from vae_manager.library.diffusers_folder import telling_parts
 from vae_manager.library.files import VaeFile
-from vae_manager.library.identify import VIDEO, norm_groups_of
-from vae_manager.library.layouts import as_conv, canonical_shapes, detect_layout
+from vae_manager.library.identify import norm_groups_of, vae_shape
+from vae_manager.library.layouts import detect_layout
 from vae_manager.library.numbers import all_finite, impossible
 from vae_manager.library.tensors import open_tensors
 
@@ -21,9 +21,9 @@ from vae_manager.library.tensors import open_tensors
 class LoadedState:
     """A VAE's tensors, in ordinary CPU memory: a file that is replaced later cannot change them."""
 
-    kind: str
-    """'kl', 'taesd' or 'litevae'."""
+    kind: Kind
     tensors: dict[str, Tensor]
+    """Under the kind's canonical names."""
     norm_groups: int
 
 
@@ -40,16 +40,12 @@ def load_state(file: VaeFile, dtype: torch.dtype | None = None) -> LoadedState:
 def _load_state(file: VaeFile, dtype: torch.dtype | None) -> LoadedState:
     opened = open_tensors(file.path)
     layout = detect_layout(opened.header)
-    if layout.name == "wan":
-        raise VaeFileError(VIDEO)
-    groups = norm_groups_of(opened.header.metadata)
-    kind = "kl" if layout.name in ("ldm", "diffusers") else layout.name
-    if kind == "kl":
-        shapes = canonical_shapes(opened.header, layout)
-        check_shapes(KLConfig.from_shapes(shapes, groups), shapes)
+    kind, groups = layout.kind, norm_groups_of(opened.header.metadata)
+    if problems := vae_shape(opened.header.tensors, groups).problems:
+        raise VaeFileError(problems[0])
     tensors = {}
     for name, own in layout.keys.items():
-        tensor = as_conv(name, opened.fetch(own))
+        tensor = kind.canonical_tensor(name, opened.fetch(own))
         if not tensor.is_floating_point():
             raise VaeFileError(f"its tensor {name!r} holds whole numbers: quantised VAEs are not supported")
         tensors[name] = tensor.to(dtype=dtype or tensor.dtype, copy=True).contiguous()
@@ -67,6 +63,6 @@ def load_kl_state(file: VaeFile, dtype: torch.dtype | None = None) -> tuple[dict
         VaeFileError: not a whole KL autoencoder.
     """
     state = load_state(file, dtype)
-    if state.kind != "kl":
-        raise VaeFileError(f"it is a {state.kind.upper()} autoencoder, which cannot stand in for a KL VAE")
+    if not state.kind.stands_in:
+        raise VaeFileError(f"it is {state.kind.an}, which cannot stand in for a KL VAE")
     return state.tensors, state.norm_groups

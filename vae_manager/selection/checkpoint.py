@@ -14,14 +14,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vae_manager.codec.kind_names import taesd_names
+from vae_manager.codec.kinds.registry import OWN_FAMILIES, takes_scaled
 from vae_manager.errors import VaeFileError
 from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.files import VaeFile, file_stem, vae_file
 from vae_manager.library.gguf import is_gguf, is_gguf_name
 from vae_manager.library.hashing import HashCache, Progress, stamp_of
 from vae_manager.library.headers import Header, TensorTable
-from vae_manager.library.identify import checkpoint_family, identify, kl_shape, norm_groups_of
+from vae_manager.library.identify import checkpoint_family, identify, norm_groups_of, vae_shape
 from vae_manager.library.known import by_name, by_sha256
 from vae_manager.library.layouts import CHECKPOINT_PREFIXES, detect_layout
 from vae_manager.library.tensors import is_safetensors_name, open_tensors, read_header
@@ -198,7 +198,7 @@ class Checkpoint:
         may_hash = self.thorough and facts.family == "unknown"
         sha256 = _hashed(self.hashes, vae) if may_hash else self.hashes.peek(vae)
         known = by_sha256(sha256) if sha256 else None
-        if known is None or known.family == "litevae":
+        if known is None or known.family in OWN_FAMILIES:
             return facts
         return VaeFacts(known.latents_of or "unknown", facts.channels, f"its sha256 is that of {known.name}")
 
@@ -214,7 +214,7 @@ class Checkpoint:
             VaeFileError: it is no VAE, or cannot be read.
         """
         facts = self.vae_facts(vae)
-        if facts.family == "litevae":
+        if facts.family in OWN_FAMILIES:
             return (
                 f"{vae.name} is a LiteVAE, which has a latent space of its own: it cannot decode what "
                 f"{self.file.path.name} makes. Use it with encode and decode only."
@@ -292,8 +292,8 @@ def _has_vae(names: TensorTable) -> bool:
 def _baked_problem(header: Header) -> str | None:
     """What the shapes of a baked KL autoencoder say against it: merges lose or mix up tensors."""
     try:
-        if detect_layout(header).name in ("ldm", "diffusers"):
-            _, problems = kl_shape(header.tensors, norm_groups_of(header.metadata))
+        if detect_layout(header).kind.stands_in:
+            problems = vae_shape(header.tensors, norm_groups_of(header.metadata)).problems
             return problems[0] if problems else None
     except VaeFileError as error:
         return str(error)
@@ -302,23 +302,19 @@ def _baked_problem(header: Header) -> str | None:
 
 def _read_vae(file: VaeFile) -> VaeFacts:
     found = identify(file)
-    if found.family == "taesd":
-        return _read_tiny(file)
     if found.problems:
         raise VaeFileError(found.problems[0])
+    if takes_scaled(found.family):
+        return _read_tiny(file)
     if not found.encodes:
         raise VaeFileError("it has a decoder only, which no WebUI can put in place of a whole VAE")
     return VaeFacts(found.family, found.latent_channels, found.family_evidence)
 
 
 def _read_tiny(file: VaeFile) -> VaeFacts:
-    """A TAESD: its shape tells the number of channels, and sometimes the family."""
-    from vae_manager.codec.taesd import read_configs, variants  # with torch
-
-    tensors = read_header(file.path)[1].tensors
-    shapes = {name: tensors[own].shape for name, own in taesd_names(tensors).items()}
-    config = next(half for half in read_configs(shapes) if half is not None)
-    names = variants(config)
-    known = by_name(names[0]) if len(names) == 1 else ()
+    """A tiny VAE: its shape tells the number of channels, and sometimes the family."""
+    header = read_header(file.path)[1]
+    found = vae_shape(header.tensors, norm_groups_of(header.metadata))
+    known = by_name(found.variants[0]) if len(found.variants) == 1 else ()
     family = (known[0].latents_of if known else None) or "tiny"
-    return VaeFacts(family, config.latent_channels, "the shape of its tensors")
+    return VaeFacts(family, found.latent_channels, "the shape of its tensors")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vae_manager.codec.build import Autoencoder, build
+from vae_manager.codec.build import Autoencoder
 from vae_manager.color.calibration import measure
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.files import VaeFile
@@ -45,8 +45,8 @@ def _load(file: VaeFile) -> Autoencoder:
     try:
         with torch.inference_mode(False):
             state = load_state(file, torch.float32)
-            if state.kind != "kl":
+            if not state.kind.stands_in:
                 raise VaeFileError("it is no KL autoencoder, with which alone colours can be compared")
-            return build(state.kind, state.tensors, state.norm_groups)
+            return state.kind.build(state.tensors, state.norm_groups)
     except VaeFileError as error:
         raise BadInputError(error.sentence(file.name)) from error

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_manager.codec.build import build
-from vae_manager.codec.taesd import TinyAutoencoder
+from vae_manager.codec.kinds.scaling import to_model
+from vae_manager.codec.kinds.tiny.network import TinyAutoencoder
 from vae_manager.errors import VaeFileError
-from vae_manager.library.families import FAMILIES
+from vae_manager.latents.spaces import space_of
 from vae_manager.library.files import VaeFile
 from vae_manager.library.layouts import detect_layout
 from vae_manager.library.state import load_state
@@ -31,7 +31,7 @@ class Tinies:
             VaeFileError: it is a TAESD that cannot be loaded.
         """
         if file.version not in self._held:
-            is_tiny = detect_layout(open_tensors(file.path).header).name == "taesd"
+            is_tiny = detect_layout(open_tensors(file.path).header).kind.latents_scaled
             self._held = {version: None for version, held in self._held.items() if held is None}
             self._held[file.version] = _load(file) if is_tiny else None
         tiny = self._held[file.version]
@@ -46,17 +46,17 @@ def decode_tiny(tiny: TinyAutoencoder, z: Tensor, family: str) -> Tensor:
     Raises:
         VaeFileError: the family's scale is not known.
     """
-    space = FAMILIES.get(family)
-    if space is None or space.scale_factor is None:
+    space = space_of(family)
+    if space is None or space.scale is None:
         raise VaeFileError("it needs to know how the checkpoint's latents are scaled, and its family is not known")
     with torch.no_grad():
-        return tiny.decode((z.float() - space.shift_factor) * space.scale_factor).to(z.dtype)
+        return tiny.decode(to_model(z.float(), space)).to(z.dtype)
 
 
 def _load(file: VaeFile) -> TinyAutoencoder:
     with torch.inference_mode(False):
         state = load_state(file, torch.float32)
-        tiny = build("taesd", state.tensors, state.norm_groups)
+        tiny = state.kind.build(state.tensors, state.norm_groups)
     assert isinstance(tiny, TinyAutoencoder)
     if tiny.decoder is None:
         raise VaeFileError("it is the encoder of a TAESD alone; choose the file with its decoder")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 from torch import Tensor, nn
 
+from vae_manager.codec.kinds.registry import chain_of
 from vae_manager.codec.memory import free_bytes, is_out_of_memory, release_cached
 from vae_manager.codec.streaming import heap
 from vae_manager.codec.streaming.chain import Chain
@@ -25,8 +26,6 @@ from vae_manager.codec.streaming.flow import NotFinite
 from vae_manager.codec.streaming.passes import MODES, Mode
 from vae_manager.codec.streaming.plan import Plan, Request, best_plan, pass_work
 from vae_manager.codec.streaming.run import stream
-from vae_manager.codec.streaming.structure import decoder_chain, encoder_chain
-from vae_manager.codec.streaming.tiny import is_tiny, tiny_chain
 from vae_manager.errors import BadInputError, Interrupted, MemoryLimitError
 
 if TYPE_CHECKING:
@@ -107,12 +106,12 @@ def plan_decode(vae: nn.Module, shape: tuple[int, ...], **options: Unpack[PlanOp
         BadInputError: the shape does not suit this VAE.
         MemoryLimitError: nothing fits; the message names the least that would.
     """
-    return _plan(_chain(vae, True), shape, options)
+    return _plan(chain_of(vae, True), shape, options)
 
 
 def plan_encode(vae: nn.Module, shape: tuple[int, ...], **options: Unpack[PlanOptions]) -> Plan:
     """The fastest way to encode pictures of this shape, (N, 3, H, W), that fits; errors as `plan_decode`."""
-    return _plan(_chain(vae, False), shape, options)
+    return _plan(chain_of(vae, False), shape, options)
 
 
 def stream_decode(vae: nn.Module, z: Tensor, **options: Unpack[StreamOptions]) -> StreamResult:
@@ -122,7 +121,7 @@ def stream_decode(vae: nn.Module, z: Tensor, **options: Unpack[StreamOptions]) -
         VaeFileError, BadInputError, MemoryLimitError: as `plan_decode`.
         Interrupted: `should_stop` said so.
     """
-    return _stream(_chain(vae, True), z, **options)
+    return _stream(chain_of(vae, True), z, **options)
 
 
 def stream_encode(vae: nn.Module, x: Tensor, **options: Unpack[StreamOptions]) -> StreamResult:
@@ -130,16 +129,10 @@ def stream_encode(vae: nn.Module, x: Tensor, **options: Unpack[StreamOptions]) -
 
     Errors as `stream_decode`.
     """
-    return _stream(_chain(vae, False), x, **options)
+    return _stream(chain_of(vae, False), x, **options)
 
 
 # --- how
-
-
-def _chain(vae: nn.Module, decodes: bool) -> Chain:
-    if is_tiny(vae, decodes):
-        return tiny_chain(vae, decodes)
-    return decoder_chain(vae) if decodes else encoder_chain(vae)
 
 
 def _plan(chain: Chain, shape: tuple[int, ...], options: PlanOptions) -> Plan:

@@ -1,4 +1,4 @@
-"""Read the layers of the tiny autoencoders of the TAESD family, ours (`codec.taesd`) and diffusers' `AutoencoderTiny`.
+"""Read the layers of the tiny autoencoders of the TAESD family, ours (`kinds.tiny`) and diffusers' `AutoencoderTiny`.
 
 They have no attention, and no norm but FLUX.2's in the lowest resolution, so that one pass of line buffers goes from
 the latent to the pixels, or back, with no map in between: the mode that is D of the big autoencoders. Where a
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vae_manager.codec.kinds.tiny.network import LATENT_MAGNITUDE, NO_NOISE
 from vae_manager.codec.streaming.chain import Chain, Stage, check_complete, check_conv
 from vae_manager.codec.streaming.steps import Convolve
-from vae_manager.codec.taesd import LATENT_MAGNITUDE, NO_NOISE
 from vae_manager.errors import VaeFileError
 
 

@@ -10,11 +10,14 @@ belong to the diffusion model, not to the autoencoder). With four levels H = 8h 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vae_manager.codec.config import KLConfig
+from vae_manager.codec.kinds.kl.config import KLConfig, check_shapes
+from vae_manager.codec.kinds.network import Network
 from vae_manager.errors import BadInputError
 
 NORM_EPS = 1e-6
@@ -183,7 +186,7 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
-class AutoencoderKL(nn.Module):
+class AutoencoderKL(Network[KLConfig]):
     """Encoder, decoder and the two optional 1×1 convolutions around the latent."""
 
     def __init__(self, config: KLConfig) -> None:
@@ -212,3 +215,20 @@ class AutoencoderKL(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Unscaled latent (N, C, h, w) → (N, 3, H, W), about [-1, 1], not clamped."""
         return self.decoder(self.post_quant_conv(z) if self.config.post_quant_conv else z)
+
+
+def build_kl(state: Mapping[str, Tensor], norm_groups: int) -> AutoencoderKL:
+    """Build the autoencoder around the tensors of a canonical ldm state dict, without copying them.
+
+    The module is in evaluation mode, asks for no gradients, and shares memory with `state`.
+
+    Raises:
+        VaeFileError: the tensors do not make a whole KL autoencoder.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    config = KLConfig.from_shapes(shapes, norm_groups)
+    check_shapes(config, shapes)
+    with torch.device("meta"):
+        vae = AutoencoderKL(config)
+    vae.load_state_dict(dict(state), strict=True, assign=True)
+    return vae.eval().requires_grad_(False)

@@ -23,11 +23,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from vae_manager.codec.config import compare_shapes
-from vae_manager.codec.kind_names import taesd_names
+from vae_manager.codec.kinds.network import Network
+from vae_manager.codec.kinds.shapes import Shape, compare_shapes
+from vae_manager.codec.kinds.tiny.names import taesd_names
 from vae_manager.errors import BadInputError, VaeFileError
-
-Shape = tuple[int, ...]
 
 LATENT_MAGNITUDE = 3.0
 """Latents are squashed into ±3 before decoding: 3 * tanh(z / 3)."""
@@ -127,7 +126,7 @@ def make_decoder(config: TinyConfig) -> nn.Sequential:
     return nn.Sequential(*layers, conv(config.channels[0], config.image_channels))
 
 
-class TinyAutoencoder(nn.Module):
+class TinyAutoencoder(Network[TinyConfig]):
     """A tiny encoder and decoder, or one of them: the two come in files of their own."""
 
     latent_is_scaled = True

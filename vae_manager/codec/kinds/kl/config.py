@@ -1,7 +1,7 @@
 """The shape of a KL autoencoder, read from its tensors.
 
 Nothing about a VAE file says "SD1" or "Flux": the tensors' shapes do. `KLConfig.from_shapes` reads them in
-the ldm key layout (`library.layouts` brings every other layout into it) and refuses, in one sentence, what
+the ldm key layout (`kl.names` brings every other layout into it) and refuses, in one sentence, what
 it does not understand.
 """
 
@@ -11,9 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vae_manager.codec.kinds.shapes import Shape, compare_shapes
 from vae_manager.errors import VaeFileError
-
-Shape = tuple[int, ...]
 
 KL_ROOTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 """How the names of a KL autoencoder's tensors begin; anything else beside them is a trainer's."""
@@ -245,26 +244,3 @@ def _conv(name: str, width: int, out: int, side: int = 3) -> list[tuple[str, Sha
 
 def _norm(name: str, width: int) -> list[tuple[str, Shape]]:
     return [(f"{name}.weight", (width,)), (f"{name}.bias", (width,))]
-
-
-def compare_shapes(expected: Mapping[str, Shape], shapes: Mapping[str, Shape], whose: str = "its") -> None:
-    """Hold a file's shapes against those of the module that its configuration makes.
-
-    A missing or misshapen tensor would be filled with random numbers by a careless loader, and one too many is a
-    layer that nothing here computes.
-
-    Args:
-        whose: what the sentence says before "tensor": "its", "its decoder's".
-
-    Raises:
-        VaeFileError: names the first tensor that is missing, misshapen or not known.
-    """
-    for name in sorted(expected.keys() | shapes.keys()):
-        if name not in shapes:
-            raise VaeFileError(f"{whose} tensor {name!r} is missing: the file is incomplete; fetch it again")
-        if name not in expected:
-            raise VaeFileError(f"it has a layer that is not known, {name!r}: this kind of VAE is not supported")
-        if tuple(shapes[name]) != tuple(expected[name]):
-            raise VaeFileError(
-                f"{whose} tensor {name!r} has the shape {list(shapes[name])} instead of {list(expected[name])}"
-            )

@@ -28,19 +28,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vae_manager.codec.autoencoder import Upsample
-from vae_manager.codec.config import compare_shapes
-from vae_manager.codec.kind_names import litevae_names
-from vae_manager.codec.litevae import (
-    SUB_BANDS,
-    SelfModulatedConv,
-    Shape,
-    conv,
-    count_of,
-    haar,
-    kernel_of,
-    norm,
-)
+from vae_manager.codec.kinds.kl.network import Upsample
+from vae_manager.codec.kinds.litevae.config import SUB_BANDS, count_of, kernel_of
+from vae_manager.codec.kinds.litevae.names import litevae_names
+from vae_manager.codec.kinds.litevae.network import SelfModulatedConv, conv, haar, norm
+from vae_manager.codec.kinds.network import Network
+from vae_manager.codec.kinds.shapes import Shape, compare_shapes
 from vae_manager.errors import VaeFileError
 
 NORM_GROUPS = 8
@@ -254,7 +247,7 @@ class OpenDecoder(nn.Module):
         return self.conv_out(F.silu(self.conv_norm(h)))
 
 
-class OpenLiteVAE(nn.Module):
+class OpenLiteVAE(Network[OpenConfig]):
     """Its encoder and decoder, with or without the 1×1 convolutions between."""
 
     latent_is_scaled = False

@@ -29,8 +29,8 @@ from vae_manager.codec.streaming.steps import Attend, Convolve, Step
 from vae_manager.errors import VaeFileError
 
 
-def decoder_chain(vae: nn.Module) -> Chain:
-    """Describe `vae.decoder` (and `vae.post_quant_conv`, where there is one).
+def decoder_chain(vae: nn.Module, before: str = "post_quant_conv") -> Chain:
+    """Describe `vae.decoder`, and the 1×1 convolution of the name `before`, where there is one.
 
     Raises:
         VaeFileError: there is no decoder, or something in it is not a plain KL decoder's.
@@ -57,7 +57,7 @@ def decoder_chain(vae: nn.Module) -> Chain:
         stages.append(Stage(tuple(steps)))
         if i + 1 < len(levels):
             steps = [Convolve(check_conv(_resample_conv(resamplers, "upsampling"), 3), resample="up")]
-    pre = _maybe_module(vae, "post_quant_conv") or _maybe_module(vae, "post_conv")  # the latter in a LiteVAE
+    pre = _maybe_module(vae, before)
     wraps = check_complete(decoder, (step for stage in stages for step in stage.steps))
     return Chain(
         True,

@@ -1,0 +1,42 @@
+"""What the networks of all kinds have in common."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Protocol, TypeVar
+
+from torch import Tensor, nn
+
+
+class Config(Protocol):
+    """What is asked of the shape of an autoencoder, whatever its kind."""
+
+    @property
+    def latent_channels(self) -> int: ...
+
+    @property
+    def image_channels(self) -> int: ...
+
+    @property
+    def ratio(self) -> int:
+        """Pixels per latent pixel along one side."""
+        ...
+
+
+C = TypeVar("C", bound=Config)
+
+
+class Network(nn.Module, Generic[C]):
+    """An autoencoder of pictures (N, 3, H, W) in [-1, 1]."""
+
+    config: C
+
+    def encode_moments(self, x: Tensor) -> Tensor:
+        """Pictures → (N, 2·C, h, w): mean, then log-variance, unscaled."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (N, C, h, w) → pictures, about [-1, 1], not clamped."""
+        raise NotImplementedError
+
+
+Autoencoder = Network[Any]
