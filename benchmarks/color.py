@@ -35,7 +35,8 @@ from vae_manager.codec.build import build_kl
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.color.bake import fold_decoder
 from vae_manager.color.correct import correct, to_levels, treat
-from vae_manager.color.diagnose import Diagnosis, diagnose
+from vae_manager.color.diagnose import diagnose
+from vae_manager.color.evidence import Evidence, Finding
 from vae_manager.color.faults import TOO_STRONG, missing_fault, scale_fault
 from vae_manager.color.fit import box_down, fit_map
 from vae_manager.color.images import levels
@@ -96,7 +97,7 @@ def faulty(v: Tensor, kind: str, rng: np.random.Generator) -> Tensor:
 
 
 def ours(v: Tensor) -> Tensor:
-    return apply(v, diagnose(v).matrix)
+    return apply(v, diagnose(Evidence(v)).matrix)
 
 
 def pil_autocontrast(cutoff: float) -> Callable[[Tensor], Tensor]:
@@ -369,9 +370,9 @@ def named_from_pixels(pictures: ColorSet, limit: int) -> Iterator[Row]:
     for factor in (1.0, 0.715, 1.4):
         seen = [(decode(vae, factor * z)[0] / 2 + 0.5).clamp(0, 1) for z in latents]
         kept = [statistics(v) for v in seen]
-        alone = [diagnose(v) for v in seen]
+        alone = [diagnose(Evidence(v)) for v in seen]
         pools = [rng.choice(len(seen), 8, replace=False) for _ in range(100)]
-        together = [diagnose(seen[p[0]], pool=[kept[i] for i in p]) for p in pools]
+        together = [diagnose(Evidence(seen[p[0]], pool=[kept[i] for i in p])) for p in pools]
         yield {
             "latent_times": factor,
             "pictures": len(seen),
@@ -392,8 +393,8 @@ def before_and_after(path: Path) -> Row:
     latent = latent_of(encode(vaes[0], photo[None] * 2 - 1))
     right, pale = ((decode(vae, latent)[0] / 2 + 0.5).clamp(0, 1) for vae in vaes)
     calibration, _ = fit_map(box_down(pale, 48, 72), box_down(right, 48, 72))
-    found = diagnose(pale, calibration=calibration)
-    fixed, untouched = correct(pale, found.matrix), correct(photo, diagnose(photo).matrix)
+    found = diagnose(Evidence(pale, calibration=calibration))
+    fixed, untouched = correct(pale, found.matrix), correct(photo, diagnose(Evidence(photo)).matrix)
     tiles = {
         f"decoded by the washed-out VAE: CIEDE2000 {delta_e(pale, right):.1f}": pale,
         f"the same, calibrated: CIEDE2000 {delta_e(fixed, right):.2f}": fixed,
@@ -433,16 +434,19 @@ def speed(side: int = 1024) -> list[Row]:
     y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
     v = 0.15 + 0.6 * torch.stack([x, y, (x + y) / 2]) + 0.05 * torch.rand(3, side, side)
     image, mild, strong = _to_image(v), stretch(0.16, 0.78), stretch(0.25, 0.7, 1.2)
-    mapped = Diagnosis("picture", 1.0, "for the benchmark", mild)
+    mapped = Finding("picture", 1.0, "for the benchmark", mild)
     subjects: dict[str, Callable[[], object]] = {
         "PIL autocontrast (8-bit in and out)": lambda: ImageOps.autocontrast(image),
         "float 3×4": lambda: affine(v, mild),
         "float 3×4, few pixels out of gamut": lambda: apply(v, mild),
         "float 3×4, a third out of gamut": lambda: apply(v, strong),
         "statistics": lambda: statistics(v),
-        "diagnosis of one picture": lambda: diagnose(v),
+        "diagnosis of one picture": lambda: diagnose(Evidence(v)),
         "statistics of a sample, float 3×4, gamut and NaN": lambda: (statistics(v, whole=False), treat(v, mapped)),
-        "diagnosis, float 3×4, gamut and NaN": lambda: (diagnose(v, seen=statistics(v, whole=False)), treat(v, mapped)),
+        "diagnosis, float 3×4, gamut and NaN": lambda: (
+            diagnose(Evidence(v, seen=statistics(v, whole=False))),
+            treat(v, mapped),
+        ),
     }
     best = dict.fromkeys(subjects, float("inf"))
     for _ in range(40):

@@ -9,6 +9,7 @@ import torch
 from tests.color.test_diagnose import picture
 from vae_manager.color.blind import MAX_CHROMA, MAX_SHIFT, _answers, _trees, correction, features, gate, looks_right
 from vae_manager.color.diagnose import diagnose
+from vae_manager.color.evidence import Evidence
 from vae_manager.color.matrix import adjustment, affine, is_identity, stretch
 from vae_manager.color.statistics import statistics
 from vae_manager.library.probe import bundled_pictures
@@ -36,9 +37,9 @@ def test_all_trees_are_walked_to_their_leaves(seed):
 def test_the_more_is_lost_the_surer_it_is_seen():
     """Beyond what was measured of faulty VAEs, too: trees know nothing of what they were not shown."""
     pictures = [v / 2 + 0.5 for v in bundled_pictures(256)]
-    assert not any(diagnose(v).washed_out for v in pictures)
+    assert not any(diagnose(Evidence(v)).washed_out for v in pictures)
     for contrast in (0.7, 0.5, 0.4):
-        assert sum(diagnose(affine(v, adjustment(contrast))).washed_out for v in pictures) >= 6
+        assert sum(diagnose(Evidence(affine(v, adjustment(contrast)))).washed_out for v in pictures) >= 6
 
 
 def test_answers_are_kept_within_what_faults_do():

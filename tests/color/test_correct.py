@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vae_manager.color.correct import correct, correct_levels, to_levels, treat
-from vae_manager.color.diagnose import Diagnosis
+from vae_manager.color.evidence import Finding
 from vae_manager.color.matrix import identity, is_identity, stretch
 from vae_manager.color.statistics import statistics
 
@@ -39,7 +39,7 @@ def test_one_value_that_is_not_finite_is_found_however_many_leave_the_gamut(matr
 
 @pytest.mark.parametrize("matrix", [identity(), stretch(0.05, 0.95)])
 def test_a_nan_that_the_sample_did_not_hit_is_found_when_the_picture_is_treated(matrix):
-    v, found = noise(3, 800, 800), Diagnosis("picture", 0.9, "pale", matrix)
+    v, found = noise(3, 800, 800), Finding("picture", 0.9, "pale", matrix)
     done, said = treat(v, found)
     assert said is found and (done is v) == is_identity(matrix)
     v[1, 799, 797] = float("nan")

@@ -9,6 +9,7 @@ import torch
 
 from vae_manager.color.correct import correct
 from vae_manager.color.diagnose import diagnose
+from vae_manager.color.evidence import Evidence, Reference
 from vae_manager.color.faults import examined_fault, known_fault, missing_fault, scale_fault, weights_fault
 from vae_manager.color.matrix import adjustment, affine, invert, is_identity, stretch
 from vae_manager.color.pool import different, pooled_map, too_strong
@@ -37,30 +38,32 @@ def pale(v: torch.Tensor) -> torch.Tensor:
 
 def test_nan_and_black_are_named_and_left_alone():
     v = picture(0)
-    assert diagnose(torch.zeros(3, 64, 64)).cause == "black"
+    assert diagnose(Evidence(torch.zeros(3, 64, 64))).cause == "black"
     v[1, 2, 3] = float("nan")  # one is enough, wherever it is
-    found = diagnose(v)
+    found = diagnose(Evidence(v))
     assert found.cause == "nan" and found.remedy and not found.corrects
 
 
 def test_good_picture_is_left_alone():
-    assert diagnose(picture(1)).cause == "none"
-    assert is_identity(diagnose(picture(1)).matrix)
+    assert diagnose(Evidence(picture(1))).cause == "none"
+    assert is_identity(diagnose(Evidence(picture(1))).matrix)
 
 
 def test_flat_art_is_left_alone_and_says_so():
-    found = diagnose(torch.full((3, 64, 64), 0.5))
+    found = diagnose(Evidence(torch.full((3, 64, 64), 0.5)))
     assert found.cause == "none" and "nothing can be said" in found.reason
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 1, 50), (3, 2, 3), (3, 700, 300)])
 def test_any_size(shape):
-    assert diagnose(torch.rand(shape)).confidence >= 0
+    assert diagnose(Evidence(torch.rand(shape))).confidence >= 0
 
 
 def test_known_fault_comes_first_and_touches_no_pixel():
     fault = scale_fault(0.18215, 0.13025, "SDXL")
-    found = diagnose(pale(picture(0)), fault=fault, calibration=stretch(0.1, 0.9), reference=picture(0))
+    found = diagnose(
+        Evidence(pale(picture(0)), fault=fault, calibration=stretch(0.1, 0.9), reference=Reference(picture(0)))
+    )
     assert found.cause == "wrong latent scale" and found.washed_out and not found.corrects
     assert "0.13025" in found.remedy
 
@@ -70,26 +73,26 @@ def test_order_of_trust():
     bad = pale(v)
     pool = [statistics(pale(picture(seed))) for seed in range(10)]
     calibration = stretch(0.15, 0.85)
-    assert diagnose(bad, calibration=calibration, reference=v, pool=pool).cause == "calibration"
-    assert diagnose(bad, reference=v, pool=pool).cause == "reference"
-    assert diagnose(bad, reference=picture(9), pool=pool).cause == "session"
-    assert "not used" in diagnose(bad, reference=picture(9), pool=pool).reason
+    assert diagnose(Evidence(bad, calibration=calibration, reference=Reference(v), pool=pool)).cause == "calibration"
+    assert diagnose(Evidence(bad, reference=Reference(v), pool=pool)).cause == "reference"
+    assert diagnose(Evidence(bad, reference=Reference(picture(9)), pool=pool)).cause == "session"
+    assert "not used" in diagnose(Evidence(bad, reference=Reference(picture(9)), pool=pool)).reason
 
 
 def test_reference_with_a_repainted_quarter():
     v = picture(3)
     new = v.clone()
     new[:, :96, :96] = picture(4)[:, :96, :96]
-    found = diagnose(pale(new), reference=v)
+    found = diagnose(Evidence(pale(new), reference=Reference(v)))
     assert found.cause == "reference" and found.washed_out
     assert (correct(pale(new), found.matrix) - new).abs().mean() < 0.01
     # the same where a mask says what was repainted
     changed = torch.zeros(192, 192)
     changed[:96, :96] = 1
-    assert diagnose(pale(new), reference=v, changed=changed).cause == "reference"
+    assert diagnose(Evidence(pale(new), reference=Reference(v, changed))).cause == "reference"
     # over-saturated pictures come back too
     strong = affine(v * 0.5 + 0.25, adjustment(1.4, 0, 1.2))
-    found = diagnose(strong, reference=v * 0.5 + 0.25)
+    found = diagnose(Evidence(strong, reference=Reference(v * 0.5 + 0.25)))
     assert found.cause == "reference" and not found.washed_out
     assert (correct(strong, found.matrix) - (v * 0.5 + 0.25)).abs().mean() < 0.01
 
@@ -97,14 +100,17 @@ def test_reference_with_a_repainted_quarter():
 def test_good_picture_agrees_with_its_reference_at_another_size():
     v = picture(5)
     small = torch.nn.functional.avg_pool2d(v, 2)
-    found = diagnose(v, reference=small)
+    found = diagnose(Evidence(v, reference=Reference(small)))
     assert found.cause == "none" and "agree" in found.reason
 
 
 def test_flat_reference_proves_nothing():
-    assert diagnose(picture(6), reference=torch.full((3, 192, 192), 0.5)).cause != "reference"
-    assert diagnose(picture(6), reference=picture(6)[:, :50]).cause != "reference"  # another shape
-    assert diagnose(picture(6), reference=torch.full((3, 192, 192), float("nan"))).cause != "reference"
+    assert diagnose(Evidence(picture(6), reference=Reference(torch.full((3, 192, 192), 0.5)))).cause != "reference"
+    assert diagnose(Evidence(picture(6), reference=Reference(picture(6)[:, :50]))).cause != "reference"  # another shape
+    assert (
+        diagnose(Evidence(picture(6), reference=Reference(torch.full((3, 192, 192), float("nan"))))).cause
+        != "reference"
+    )
 
 
 def test_pool_finds_what_is_common_and_vetoes():
@@ -113,7 +119,7 @@ def test_pool_finds_what_is_common_and_vetoes():
     fixed = correct(pale(picture(20)), pooled_map(bad))
     assert (fixed - picture(20)).abs().mean() < 0.3 * (pale(picture(20)) - picture(20)).abs().mean()
     assert is_identity(pooled_map(good))
-    assert diagnose(pale(picture(1)), pool=good[:5]).cause == "none"
+    assert diagnose(Evidence(pale(picture(1)), pool=good[:5])).cause == "none"
     # eight seeds of one picture are one picture
     assert len(different([statistics(pale(picture(0)))] * 8)) == 1
 
@@ -125,20 +131,20 @@ def strong(v: torch.Tensor) -> torch.Tensor:
 
 def test_too_strong_is_named_and_undone_where_something_shows_how():
     v = picture(5) * 0.6 + 0.2
-    found = diagnose(strong(v), reference=v)
+    found = diagnose(Evidence(strong(v), reference=Reference(v)))
     assert found.cause == "reference" and found.reason.startswith("too strong") and not found.washed_out
     assert (correct(strong(v), found.matrix) - v).abs().mean() < 0.01
     undo = invert(stretch(0.41 - 0.41 / 1.4, 0.41 + 0.59 / 1.4))
-    found = diagnose(strong(v), calibration=undo)
+    found = diagnose(Evidence(strong(v), calibration=undo))
     assert found.reason.startswith("too strong") and not found.washed_out
     assert (correct(strong(v), found.matrix) - v).abs().max() < 1e-5
-    found = diagnose(strong(v), fault=scale_fault(0.13025, 0.18215, "SD1"))
+    found = diagnose(Evidence(strong(v), fault=scale_fault(0.13025, 0.18215, "SD1")))
     assert found.cause == "wrong latent scale" and not found.corrects and "0.18215" in (found.remedy or "")
 
 
 def test_a_session_driven_beyond_black_and_white_is_named_and_not_touched():
     pool = [statistics(strong(strong(picture(seed)))) for seed in range(10)]
-    found = diagnose(strong(strong(picture(0))), pool=pool)
+    found = diagnose(Evidence(strong(strong(picture(0))), pool=pool))
     assert found.cause == "session" and found.reason.startswith("too strong") and "scale" in (found.remedy or "")
     assert not found.corrects and not found.washed_out
     assert not too_strong([statistics(picture(seed)) for seed in range(10)])
@@ -199,7 +205,7 @@ def test_faults():
 
 
 def test_document_is_json():
-    document = diagnose(pale(picture(0)), reference=picture(0)).document()
+    document = diagnose(Evidence(pale(picture(0)), reference=Reference(picture(0)))).document()
     assert json.loads(json.dumps(document)) == document and len(document["matrix"]) == 3
 
 

@@ -11,6 +11,7 @@ from tests.color.test_diagnose import pale, picture
 from vae_manager.color.blind import judge
 from vae_manager.color.diagnose import diagnose, looks_fine
 from vae_manager.color.drift import drift_map, hold
+from vae_manager.color.evidence import Evidence
 from vae_manager.color.matrix import adjustment, affine, is_identity
 from vae_manager.color.pool import different, pooled_map, too_strong
 from vae_manager.color.reference import fit_reference
@@ -107,7 +108,7 @@ def test_a_grey_picture_is_left_alone_however_pale_it_is(photos: list[torch.Tens
     """Its colours, which would tell, are not there."""
     for photo in photos:
         grey = affine(photo, adjustment(contrast=0.5, saturation=0.0))
-        assert not diagnose(grey).corrects and not looks_fine(grey)
+        assert not diagnose(Evidence(grey)).corrects and not looks_fine(grey)
 
 
 # --- several pictures
@@ -117,8 +118,8 @@ def test_a_few_pictures_without_black_or_white_correct_nothing_and_many_do():
     """Five may be one foggy walk; eight with nothing else in common are the VAE."""
     bad = [statistics(pale(picture(seed))) for seed in range(10)]
     assert len(different(bad)) == len(bad)
-    assert diagnose(pale(picture(11)), pool=bad[:5]).cause != "session"
-    found = diagnose(pale(picture(11)), pool=bad)
+    assert diagnose(Evidence(pale(picture(11)), pool=bad[:5])).cause != "session"
+    found = diagnose(Evidence(pale(picture(11)), pool=bad))
     assert found.cause == "session" and found.corrects
 
 
@@ -126,7 +127,7 @@ def test_the_same_picture_again_and_again_makes_no_pool():
     seen = statistics(pale(picture(0)))
     again = [replace(seen, mean=seen.mean + 0.001 * n) for n in range(12)]
     assert len(different(again)) == 1
-    assert diagnose(pale(picture(0)), pool=again).cause != "session"
+    assert diagnose(Evidence(pale(picture(0)), pool=again)).cause != "session"
 
 
 def test_the_map_of_a_pool_is_that_of_its_darkest_and_brightest_picture():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vae_manager.color.diagnose import NAN, Diagnosis
+from vae_manager.color.diagnose import NAN
+from vae_manager.color.evidence import Finding
 from vae_manager.color.matrix import apply, apply_finite, blend, is_identity
 from vae_manager.color.statistics import all_finite
 
 
-def treat(pixels: Tensor, found: Diagnosis, strength: float = 1.0) -> tuple[Tensor, Diagnosis]:
+def treat(pixels: Tensor, found: Finding, strength: float = 1.0) -> tuple[Tensor, Finding]:
     """Correct one picture (3, H, W) as it was diagnosed, and look for NaN where a sample of it did not.
 
     That costs next to nothing where a map is applied. Returns the very same picture where there is nothing to do or

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
@@ -9,6 +11,9 @@ from torch import Tensor
 
 from vae_manager.codec.picture_files import has_alpha, to_srgb
 from vae_manager.color.correct import correct_levels
+from vae_manager.color.diagnose import diagnose
+from vae_manager.color.evidence import Evidence, Finding, Reference
+from vae_manager.color.statistics import Statistics
 
 MID_GREY = (128, 128, 128, 255)
 """What transparent pixels are laid on, so that they have no say."""
@@ -22,6 +27,11 @@ def visible(image: Image.Image) -> Tensor:
         rgba = image.convert("RGBA")
         rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, MID_GREY), rgba).convert("RGB")
     return levels(rgb).float() / 255
+
+
+def look(image: Image.Image, reference: Tensor | None = None, pool: Sequence[Statistics] = ()) -> Finding:
+    """Diagnose a picture by what can be seen of it, and by what else there is: a `reference` (3, H, W), others."""
+    return diagnose(Evidence(visible(image), reference=None if reference is None else Reference(reference), pool=pool))
 
 
 def corrected(image: Image.Image, matrix: Tensor, strength: float = 1.0, seed: int = 0) -> Image.Image:

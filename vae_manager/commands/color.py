@@ -29,8 +29,8 @@ from vae_manager.codec.picture_files import (
     open_picture,
     to_srgb,
 )
-from vae_manager.color.diagnose import Diagnosis, diagnose
-from vae_manager.color.images import corrected, visible
+from vae_manager.color.evidence import Finding
+from vae_manager.color.images import corrected, look, visible
 from vae_manager.color.matrix import blend, is_identity
 from vae_manager.color.statistics import Statistics, statistics
 from vae_manager.commands import Result, check_seed, one_line
@@ -171,7 +171,7 @@ def _one(
         image = _open(path)
     except BadInputError as error:
         return {"path": str(path), "output": None, "applied": False, "problem": str(error)}
-    found = diagnose(visible(image), reference=shown, pool=pool)
+    found = look(image, shown, pool)
     applied = target is not None and not is_identity(blend(found.matrix, strength))
     if target is not None:
         write_whole(
@@ -185,7 +185,7 @@ def _reference(path: str) -> Tensor:
     return visible(_open(Path(path)))
 
 
-def _save(image: Image.Image, found: Diagnosis, strength: float, seed: int, target: Path) -> None:
+def _save(image: Image.Image, found: Finding, strength: float, seed: int, target: Path) -> None:
     """Write the corrected picture with the alpha, text, EXIF, XMP and colour profile of the original."""
     out = corrected(image, found.matrix, strength, seed)
     own = to_srgb(image) is image  # else what is written is in sRGB, and the profile is not its profile any more

@@ -27,6 +27,7 @@ from vae_manager.color.calibration import measure
 from vae_manager.color.correct import correct
 from vae_manager.color.diagnose import diagnose
 from vae_manager.color.difference import delta_e
+from vae_manager.color.evidence import Evidence
 from vae_manager.color.faults import examined_fault
 from vae_manager.commands import Result, megabytes
 from vae_manager.errors import VaeManagerError
@@ -132,7 +133,7 @@ def _colors(good: VaeFile, bad: VaeFile, picture: Tensor) -> tuple[dict[str, Any
     height, width = picture.shape[2:]
     z = latent_of(encode(sound, pad_to_multiple(picture, sound.config.ratio)))
     right, pale = (decode(vae, z)[0, :, :height, :width].clamp(-1, 1) / 2 + 0.5 for vae in (sound, pale_vae))
-    found = diagnose(pale, calibration=matrix)
+    found = diagnose(Evidence(pale, calibration=matrix))
     mended = correct(pale, found.matrix)
     document = {
         "fault": fault and fault.sentence,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from vae_manager.color.correct import correct, treat
-from vae_manager.color.diagnose import Diagnosis, diagnose, looks_fine, match
+from vae_manager.color.diagnose import diagnose, looks_fine, match
 from vae_manager.color.drift import hold
+from vae_manager.color.evidence import Evidence, Finding, Reference
 from vae_manager.color.faults import Fault, examined_fault, known_fault, scale_fault
 from vae_manager.color.matrix import adjustment
 from vae_manager.color.session import ColorSession
@@ -57,17 +58,6 @@ class Wish:
     """What 'manual' does: arguments of `adjustment`."""
     picture: Image.Image | None = None
     """What 'match' goes by; None: the picture that img2img began with."""
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """A picture of the same thing with the right colours."""
-
-    pixels: Tensor
-    """(3, H, W) float in [0, 1]."""
-    changed: Tensor | None = None
-    """(H, W), 1 where the job was to paint anew."""
-    called: str = "the picture that it began with"
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,23 +131,17 @@ class Colors:
         done, found = treat(picture, found, wish.strength)
         return Finished(_held(done.to(picture.dtype), began), said_of(found))
 
-    def _diagnosed(self, picture: Tensor, made: Made, began: Reference | None, first: FirstPass | None) -> Diagnosis:
+    def _diagnosed(self, picture: Tensor, made: Made, began: Reference | None, first: FirstPass | None) -> Finding:
         seen = statistics(picture, whole=False)
         pool = self.session.add(made.checkpoint, made.vae, seen)
-        calibration = self.calibration(made)
-
-        def by(reference: Reference | None) -> Diagnosis:
-            if reference is None:
-                return diagnose(picture, made.fault, calibration, pool=pool, seen=seen)
-            pixels, changed, called = reference.pixels, reference.changed, reference.called
-            return diagnose(picture, made.fault, calibration, pixels, changed, pool, called, seen)
-
+        known = Evidence(picture, made.fault, self.calibration(made), began, pool, seen)
         if began is not None or first is None or not self._trusted(first, made):
-            return by(began)
-        found = by(Reference(first.pixels.to(picture), called="the first pass"))
+            return diagnose(known)
+        by_first = Reference(first.pixels.to(picture), called="the first pass")
+        found = diagnose(replace(known, reference=by_first))
         # another VAE for the hires pass is a wish: that it is more vivid is no fault of it, that it is pale is
         chosen = first.made.vae != made.vae and found.cause == "reference" and not found.washed_out
-        return by(None) if chosen else found
+        return diagnose(known) if chosen else found
 
     def _trusted(self, first: FirstPass, made: Made) -> bool:
         """Whether the first pass has colours to go by.
@@ -178,7 +162,7 @@ def _matched(picture: Tensor, wish: Wish, began: Reference | None) -> Finished:
         reference = Reference(given, called="the reference picture")
     if reference is None:
         return Finished(picture, warning="Colour is on 'match', but there is no picture to match; nothing was changed.")
-    found = match(picture, reference.pixels, reference.changed, reference.called)
+    found = match(picture, reference)
     if found is None:
         other = f"{reference.called} shows something else, or in another shape"
         return Finished(picture, warning=f"Colour: {other}; nothing was changed.")
@@ -210,7 +194,8 @@ def reference_of(image: Image.Image | None, mask: Image.Image | None, picture: T
     if abs((image.width / image.height) / (width / height) - 1) > SAME_SHAPE:
         return None
     pixels = _pixels(image.convert("RGB"), width, height)
-    return Reference(pixels, None if mask is None else _pixels(mask.convert("L"), width, height))
+    changed = None if mask is None else _pixels(mask.convert("L"), width, height)
+    return Reference(pixels, changed, "the picture that it began with")
 
 
 def vae_fault(sha256: str | None, problems: Sequence[str] = ()) -> Fault | None:
@@ -226,7 +211,7 @@ def rescaled(used: float | None, family: str) -> tuple[float, Fault] | None:
     return (used / right, fault) if fault and used and right else None
 
 
-def said_of(found: Diagnosis | None) -> str | None:
+def said_of(found: Finding | None) -> str | None:
     """For the infotext and the page: what was found and done; None where all was well."""
     if found is None or found.cause == "none":
         return None

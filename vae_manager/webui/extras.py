@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from vae_manager.color.diagnose import diagnose
-from vae_manager.color.images import corrected, visible
+from vae_manager.color.images import corrected, look
 from vae_manager.color.matrix import adjustment, blend, compose, is_identity
 from vae_manager.selection.settings import BY_HAND
 from vae_manager.webui.coloring import said_of
@@ -24,7 +23,7 @@ def correct_image(image: Image.Image, strength: float = 1.0, **by_hand: float) -
     Returns:
         the picture, the very same object where nothing was done, and what was found and done.
     """
-    found = diagnose(visible(image))
+    found = look(image)
     values = {setting.name: setting.default for setting in BY_HAND} | by_hand
     adjusted = adjustment(**values)
     matrix = compose(adjusted, blend(found.matrix, strength))
