@@ -31,6 +31,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tools.build_color_set import FAULTS, fault_matrix
+from tools.real_faults import FAULTS as REAL_FAULTS
+from tools.real_faults import OVERSHOOTS, Case, case, draw
 from vae_manager.codec.build import build_kl
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.color.bake import fold_decoder
@@ -217,6 +219,68 @@ def pooled(pictures: ColorSet, limit: int) -> Iterator[Row]:
             "recovery": _median(np.array(recovery)),
             "damage_p99": round(float(np.percentile(damage, 99)), 3),
         }
+
+
+QUALITY = 90
+"""Of the JPEG files that a third of the really faulty pictures is kept as."""
+
+VOUCHES = "does what it should"
+
+
+def real_alone(pictures: ColorSet, limit: int) -> Iterator[Row]:
+    """Faults as decoders make them (`tools.real_faults`), one picture alone: by overshoot, and by kind."""
+    rng = np.random.default_rng(31)
+    entries = pictures.good[:: max(1, len(pictures.good) // limit)]
+    cases: list[tuple[float, str, Case]] = []
+    for over in OVERSHOOTS:
+        for index, entry in enumerate(entries):
+            name = REAL_FAULTS[index % len(REAL_FAULTS)].__name__
+            quality = None if index % 3 else QUALITY
+            cases.append((over, name, case(pictures.load(entry), draw(name, rng), over, rng, quality)))
+    results = [(over, name, *_judged(one, ours(one.bad))) for over, name, one in cases]
+    for over in OVERSHOOTS:
+        yield {"of": f"overshoot +{over:g}"} | _found_and_undone([r[2:] for r in results if r[0] == over])
+    for fault in REAL_FAULTS:
+        yield {"of": fault.__name__} | _found_and_undone([r[2:] for r in results if r[1] == fault.__name__])
+
+
+def real_pooled(pictures: ColorSet, limit: int) -> Iterator[Row]:
+    """The same fault in eight pictures of one VAE, and pools of sound pictures with the same overshoot."""
+    rng, sources = np.random.default_rng(32), sorted({source for _, source, _ in pictures.good})
+    results: list[tuple[float, str, list[tuple[bool, float, float]], bool]] = []
+    damage: list[float] = []
+    for trial in range(limit):
+        over, name = OVERSHOOTS[trial % len(OVERSHOOTS)], REAL_FAULTS[trial % len(REAL_FAULTS)].__name__
+        fault = draw(name, rng)
+        chosen = [[e for e in pictures.good if e[1] == s] for s in rng.choice(sources, 8, replace=False)]
+        photos = [pictures.load(entries[rng.integers(len(entries))]) for entries in chosen]
+        session = [case(v, fault, over, rng) for v in photos]
+        pool = [statistics(one.bad) for one in session]
+        found = [diagnose(Evidence(one.bad, pool=pool)) for one in session[:3]]
+        judged = [_judged(one, apply(one.bad, d.matrix)) for one, d in zip(session, found, strict=False)]
+        results.append((over, name, judged, any(VOUCHES in d.reason for d in found)))
+        sound = [case(v, lambda v: v, over, rng).bad for v in photos]
+        clean = [statistics(v) for v in sound]
+        damage += [delta_e(apply(v, diagnose(Evidence(v, pool=clean)).matrix), v) for v in sound[:2]]
+    groups = {f"overshoot +{over:g}": [r for r in results if r[0] == over] for over in OVERSHOOTS}
+    groups |= {fault.__name__: [r for r in results if r[1] == fault.__name__] for fault in REAL_FAULTS}
+    for name, group in groups.items():
+        row = {"of": name} | _found_and_undone([one for r in group for one in r[2]])
+        yield row | {"vouched": sum(r[3] for r in group), "of_pools": len(group)}
+    moved = 100 * float(np.mean(np.array(damage) > MOVED))
+    yield {"of": "sound ones", "pictures": len(damage), "found_percent": round(moved, 1)}
+
+
+def _judged(one: Case, out: Tensor) -> tuple[bool, float, float]:
+    """Whether anything was done, and the distance from the truth before and after."""
+    return out is not one.bad, delta_e(one.bad, one.truth), delta_e(out, one.truth)
+
+
+def _found_and_undone(results: Sequence[tuple[bool, float, float]]) -> Row:
+    undone = np.array([1 - after / before for _, before, after in results])
+    row: Row = {"pictures": len(results), "found_percent": round(100 * float(np.mean([r[0] for r in results])), 1)}
+    row |= {"undone": _median(undone), "worse_percent": round(100 * float((undone < -0.01).mean()), 1)}
+    return row | {"delta_e_before": _median(np.array([r[1] for r in results]))}
 
 
 def calibrated(pictures: ColorSet, limit: int) -> Row:
@@ -510,6 +574,8 @@ def measure(options: argparse.Namespace) -> tuple[Any, str]:
         "leaving alone": lambda: list(leaving_alone(pictures, count)),
         "blind": lambda: list(blind(pictures, count)),
         "pooled": lambda: list(pooled(pictures, count)),
+        "real faults, alone": lambda: list(real_alone(pictures, count)),
+        "real faults, pooled": lambda: list(real_pooled(pictures, count)),
         "calibrated": lambda: [calibrated(pictures, count)],
         "aligned reference": lambda: list(referenced(pictures, count)),
         "unrelated reference": lambda: [unrelated(pictures)],
