@@ -8,12 +8,16 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from vae_manager import storage
+from vae_manager import writing
+from vae_manager.codec.pictures import save_picture
 from vae_manager.storage import read_json, update_json
+from vae_manager.writing import save_tensors
 
 
 def test_absent_then_written_then_read(tmp_path: Path):
@@ -115,20 +119,23 @@ def test_a_byte_order_mark_is_read_over(tmp_path: Path):
     assert not list(tmp_path.glob("*.unreadable-*"))
 
 
-def test_temporaries_of_killed_writers_are_cleared(tmp_path: Path):
-    path, old = tmp_path / "a.json", time.time() - 2 * storage.LEFTOVER_AGE
-    names = {
-        f".a.json.abc{storage.TEMPORARY}": old,
-        f".a.json.new{storage.TEMPORARY}": time.time(),
-        f".b.json.abc{storage.TEMPORARY}": old,
-        ".a.json.backup": old,
-    }
+@pytest.mark.parametrize("write", [
+    lambda path: update_json(path, lambda _: 1),
+    lambda path: save_tensors(path, {"a": torch.ones(1)}),
+    lambda path: save_picture(path.with_suffix(".png"), torch.zeros(1, 3, 2, 2), 8),
+])  # fmt: skip
+def test_temporaries_of_killed_writers_are_cleared(tmp_path: Path, write: Callable[[Path], object]):
+    """A document's and a command's: both are written in the same way."""
+    path, old = tmp_path / "a.json", time.time() - 2 * writing.LEFTOVER_AGE
+    gone = {".vae-manager-7-0-abc.tmp", ".vae-manager-7-0.tmp", ".a.json.abc.vae-manager-tmp"}
+    kept = {".vae-manager-8-0-new.tmp": time.time(), ".a.json.backup": old, "vae-manager-1.tmp": old}
+    names = {**dict.fromkeys(gone, old), **kept}
     for name, written in names.items():
         (tmp_path / name).write_text("x")
         os.utime(tmp_path / name, (written, written))
-    update_json(path, lambda _: 1)
-    left = {found.name for found in tmp_path.iterdir()} - {"a.json", "a.json.lock"}
-    assert left == set(list(names)[1:])
+    write(path)
+    left = {found.name for found in tmp_path.iterdir()} - {"a.json", "a.json.lock", "a.png"}
+    assert left == set(kept)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="locks are another system call there")

@@ -1,35 +1,28 @@
 """Small JSON documents of the user's, kept safe.
 
-Every write goes to a temporary file in the same folder, is synced and then renamed over the old one, so that a
-kill at any moment leaves the old document or the new one, never half of one. A lock file serialises writers of
-several processes. A document that cannot be read is set aside beside itself, never overwritten.
+Every document is written whole or not at all (see `writing`). A lock file serialises writers of several processes. A
+document that cannot be read is set aside beside itself, never overwritten.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import json
 import logging
 import os
-import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from vae_manager.json_text import parse_json
+from vae_manager.writing import write_whole
 
 log = logging.getLogger("vae_manager")
 
 LOCK_TIMEOUT = 5.0
 """Seconds to wait for another process's write before giving up."""
-
-TEMPORARY = ".vae-manager-tmp"
-LEFTOVER_AGE = 3600.0
-"""Seconds after which a temporary file's writer is surely gone."""
 
 
 def read_json(path: Path) -> Any:
@@ -58,7 +51,8 @@ def update_json(path: Path, change: Callable[[Any], Any]) -> Any:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path):
         document = change(_load_or_set_aside(path))
-        _write(path, json.dumps(document, indent=1))  # in ASCII: file names may hold what UTF-8 cannot
+        text = json.dumps(document, indent=1)  # in ASCII: file names may hold what UTF-8 cannot
+        write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
         return document
 
 
@@ -87,32 +81,6 @@ def set_aside(path: Path, what: str) -> None:
     kept = path.with_name(f"{path.name}.unreadable-{time.time_ns()}")
     os.replace(path, kept)
     log.warning("%s %s; it is kept as %s and a new one is begun", path, what, kept.name)
-
-
-def _write(path: Path, text: str) -> None:
-    target = Path(os.path.realpath(path))  # behind a link lies a file that the user keeps elsewhere
-    _clear_leftovers(target)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=TEMPORARY, dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(OSError):
-            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _clear_leftovers(target: Path) -> None:
-    """Remove temporaries of this document whose writers were killed: only ours, and only old ones."""
-    with contextlib.suppress(OSError):
-        for left in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}"):
-            if time.time() - left.stat().st_mtime > LEFTOVER_AGE:
-                left.unlink()
 
 
 @contextlib.contextmanager

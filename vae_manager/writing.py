@@ -1,4 +1,7 @@
-"""Files are written whole or not at all: a kill, a full disk or an error leaves the old file or the new one."""
+"""Files are written whole or not at all: a kill, a full disk or an error leaves the old file or the new one.
+
+A file is written beside its target, synced and renamed over it. What a killed writer left is cleared by the next one.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import contextlib
 import itertools
 import os
 import re
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +21,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _numbers = itertools.count()
+
+LEFTOVERS = (".vae-manager-*.tmp", ".*.vae-manager-tmp")
+"""How files that are being written are called; the second by earlier versions."""
+LEFTOVER_AGE = 3600.0
+"""Seconds without a write after which a temporary file's writer is surely gone."""
 
 
 def write_whole(target: Path, save: Callable[[Path], object]) -> None:
@@ -26,8 +37,9 @@ def write_whole(target: Path, save: Callable[[Path], object]) -> None:
         OSError: it cannot be written; its `filename` is the target's. Nothing is left of what was begun.
     """
     real = Path(os.path.realpath(target))
-    # A short name of its own: the target's may be as long as names can be.
-    part = real.with_name(f".vae-manager-{os.getpid()}-{next(_numbers)}.tmp")
+    _clear_leftovers(real.parent)
+    # A short name of its own: the target's may be as long as names can be. Two containers may share process numbers.
+    part = real.with_name(f".vae-manager-{os.getpid()}-{next(_numbers)}-{secrets.token_hex(4)}.tmp")
     try:
         save(part)
         _sync(part)
@@ -63,6 +75,17 @@ def save_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
             save_file(given, str(part), texts)
 
     write_whole(target, write)
+
+
+@lru_cache(maxsize=64)  # once: a folder may hold a hundred thousand pictures, and each of them is written
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what killed writers began in a folder: only files called as ours are, and only old ones."""
+    for pattern in LEFTOVERS:
+        with contextlib.suppress(OSError):
+            for left in folder.glob(pattern):
+                with contextlib.suppress(OSError):  # another process may be clearing too
+                    if time.time() - left.stat().st_mtime > LEFTOVER_AGE:
+                        left.unlink()
 
 
 def _utf8(text: str) -> str:

@@ -52,12 +52,13 @@ def picture_errors(name: str) -> Iterator[None]:
         raise BadInputError(f"{name} is not a picture that can be read{reason}.") from error
 
 
-def open_picture(source: Path | bytes, name: str | None = None) -> Image.Image:
+def open_picture(source: Path | bytes, name: str | None = None, max_pixels: int | None = None) -> Image.Image:
     """A picture with its pixels loaded, in the mode and turned as it lies in the file.
 
     Args:
         source: the file, or what is in one.
         name: what to call it in a sentence; default: the file's name in quotes.
+        max_pixels: how large it may be, where that is less than what Pillow allows; looked at before it is unpacked.
 
     Raises:
         BadInputError: no such file, no picture of `FORMATS`, a broken one, or one of several pictures.
@@ -69,6 +70,8 @@ def open_picture(source: Path | bytes, name: str | None = None) -> Image.Image:
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a camera's picture and its previews
             raise BadInputError(f"{name} holds several pictures (an animation?); take one of them out first.")
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise BadInputError(f"{name} has more than {max_pixels >> 20} megapixels; scale it down.")
         image.load()
         return image
 
@@ -88,9 +91,25 @@ def shown(image: Image.Image, name: str = "The picture") -> np.ndarray:
         upright = ImageOps.exif_transpose(image) or image
         if is_deep(upright):
             return _deep(upright, image.format, name)
-        if image.mode not in MODES:
-            raise BadInputError(f"{name} is a picture of the kind {image.mode}; convert it to RGB first.")
-        return np.asarray(_on_white(to_srgb(upright)), np.float32) / 255
+        return np.asarray(_rgb(upright, name), np.float32) / 255
+
+
+def as_rgb(image: Image.Image, name: str = "The picture") -> Image.Image:
+    """What a picture shows in 8 bits: RGB, in sRGB, upright, transparent parts on white.
+
+    Raises:
+        BadInputError: as `shown`.
+    """
+    if is_deep(image):
+        return Image.fromarray(np.rint(shown(image, name) * 255).astype(np.uint8))
+    with picture_errors(name):
+        return _rgb(ImageOps.exif_transpose(image) or image, name)
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode not in MODES:
+        raise BadInputError(f"{name} is a picture of the kind {image.mode}; convert it to RGB first.")
+    return _on_white(to_srgb(image))
 
 
 def is_deep(image: Image.Image) -> bool:
