@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -225,6 +226,41 @@ def test_another_extensions_tiled_vae_is_seen_below_our_own_hook(webui: WebUI, s
     session.begin(p := Processing(["x"]))
     session.start(p, PanelSettings(True, "b"))
     assert webui.host.tiler(webui.stage) == "Tiled VAE" and "Tiled VAE is switched on" in p.comments[0]
+
+
+@only["a1111"]
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+@pytest.mark.parametrize("decode", ["auto", "exact"])
+def test_a_tiler_takes_itself_out_whoever_is_first_after_the_job(
+    webui: WebUI, session: Session, first: str, decode: str
+):
+    """Tiled VAE looks whether its own function is still there; ours stands around it while the job is finished."""
+
+    class VAEHook:
+        def __init__(self, net: torch.nn.Module) -> None:
+            self.net: torch.nn.Module | None = net
+            self.inner = net.forward
+
+        def __call__(self, z: Tensor) -> Tensor:
+            return self.inner(z)
+
+    decoder: Any = webui.stage.decoder
+    decoder.original_forward = decoder.forward
+
+    def their_postprocess() -> None:
+        if isinstance(decoder.forward, VAEHook):
+            decoder.forward.net = None
+            decoder.forward = decoder.original_forward
+
+    before = webui.decode_latent_batch(Z[:1])[0]
+    session.begin(p := Processing(["x"]))
+    decoder.forward = VAEHook(decoder)
+    session.start(p, PanelSettings(True, "b", decode=decode))
+    hooks = [their_postprocess, lambda: session.finish(p)]
+    for hook in hooks if first == "theirs" else reversed(hooks):
+        hook()
+    assert decoder.forward == decoder.original_forward and webui.host.tiler(webui.stage) is None
+    assert torch.equal(webui.decode_latent_batch(Z[:1])[0], before)
 
 
 # --- Forge and its modules
