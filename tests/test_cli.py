@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import FLUX, make_state, make_vae
 from vae_manager.cli import main
 from vae_manager.codec.latents import Latent, save_latent
+from vae_manager.codec.pictures import save_picture
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.library.hashing import sha256_of
 from vae_manager.library.probe import PICTURES
@@ -200,3 +201,17 @@ def test_as_a_module_with_a_real_exit_status(tmp_path: Path):
         [sys.executable, "-m", "vae_manager", "list", tmp_path, "--json"], capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == []
+
+
+def test_encode_says_what_it_reads_of_sixteen_bit_colours(write_vae, tmp_path: Path, capsys):
+    vae, latent = write_vae("v.safetensors"), tmp_path / "z.safetensors"
+    pixels = torch.rand(1, 3, 16, 24) * 2 - 1
+    save_picture(tmp_path / "deep.png", pixels, bits=16)
+    save_picture(tmp_path / "plain.png", pixels)
+    Image.fromarray(np.full((16, 16), 40000, np.uint16)).save(tmp_path / "grey.png")
+    found = run(capsys, "encode", tmp_path / "deep.png", "-o", latent, "--vae", vae)
+    assert found["note"].startswith("Of the 16 bits that each colour has in") and "deep.png" in found["note"]
+    for name in ("plain.png", "grey.png"):
+        assert "note" not in run(capsys, "encode", tmp_path / name, "-o", latent, "--vae", vae)
+    assert main(["encode", str(tmp_path / "deep.png"), "-o", str(latent), "--vae", str(vae)]) == 0
+    assert "the upper 8 were read" in capsys.readouterr().out

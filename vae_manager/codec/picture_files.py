@@ -129,10 +129,10 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def is_sixteen_bits(path: Path) -> bool:
-    """Whether the channels of a picture's file have 16 bits, of which Pillow would keep the upper 8."""
+def loses_bits(path: Path) -> bool:
+    """Whether a picture's file has colours of 16 bits a channel, of which Pillow keeps the upper 8; greys it keeps."""
     with picture_errors(repr(str(path)[:300])), Image.open(path, formats=_formats()) as image:
-        return any(";16" in str(part) for part in image.tile)
+        return not is_deep(image) and any(";16" in str(part) for part in image.tile)
 
 
 def is_lossless(image: Image.Image) -> bool:

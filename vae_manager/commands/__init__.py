@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,21 @@ def check_seed(seed: int) -> None:
     """Raise BadInputError unless torch takes this seed."""
     if not -(2**63) <= seed < 2**64:
         raise BadInputError("--seed is too large: it must have at most 64 bits.")
+
+
+def whole(least: int, most: int, step: int = 1) -> Callable[[str], int]:
+    """For an option: a whole number in a range, one of `least`, `least + step`, … Anything else is refused with what
+    it must be."""
+
+    steps = f" in steps of {step}" if step > 1 else ""
+
+    def read(text: str) -> int:
+        with contextlib.suppress(ValueError):  # also of more digits than Python converts
+            if least <= (number := int(text)) <= most and (number - least) % step == 0:
+                return number
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from {least} to {most}{steps}")
+
+    return read
 
 
 def one_line(text: str) -> str:

@@ -8,39 +8,43 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from vae_manager.commands import Result
+from vae_manager.commands import Result, whole
 from vae_manager.errors import VaeManagerError
 
 
 def tiling_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--channels", type=int, default=64, help="of the autoencoder's first level; SD has 128")
-    parser.add_argument("--latent", type=int, default=96, metavar="SIDE", help="side of the square latent")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N")
-    parser.add_argument("--only", choices=("decode", "encode"))
-    parser.add_argument("--picture", metavar="FILE", help="only draw error maps, of the demo's photograph")
-    parser.add_argument("--promises", type=int, metavar="N", help="only hold N random plans against what they take")
-    parser.add_argument("--huge", action="store_true", help="only decode 4096 × 4096; an hour and more")
+    add = parser.add_argument
+    add("--channels", type=whole(32, 512, step=32), default=64, help="of the autoencoder's first level; SD has 128")
+    add("--latent", type=whole(8, 1024), default=96, metavar="SIDE", help="side of the square latent")
+    add("--rounds", type=whole(1, 1000), default=3, metavar="N")
+    add("--only", choices=("decode", "encode"))
+    add("--picture", metavar="FILE", help="only draw error maps, of the demo's photograph")
+    add("--promises", type=whole(1, 10000), metavar="N", help="only hold N random plans against what they take")
+    add("--huge", action="store_true", help="only decode 4096 × 4096; an hour and more")
 
 
 def swap_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--webui", metavar="DIR", help="an installed WebUI; default: the variable WEBUI_DIR")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    parser.add_argument("--starts", type=int, default=3, metavar="N", help="starts of the WebUI with and without us")
+    add = parser.add_argument
+    add("--webui", metavar="DIR", help="an installed WebUI; default: the variable WEBUI_DIR")
+    add("--rounds", type=whole(1, 1000), default=5, metavar="N")
+    add("--starts", type=whole(1, 100), default=3, metavar="N", help="starts of the WebUI with and without us")
 
 
 def color_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--set", default="color-set", metavar="DIR", help="what tools/build_color_set.py wrote")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--count", type=int, default=60, metavar="N", help="pictures per measurement")
-    parser.add_argument("--ours", action="store_true", help="without the peers, which take most of the time")
-    parser.add_argument("--only", default="", help="these sections, separated by commas (all)")
-    parser.add_argument("--picture", metavar="FILE", help="only write the before and after picture there")
+    add = parser.add_argument
+    add("--set", default="color-set", metavar="DIR", help="what tools/build_color_set.py wrote")
+    add("--split", default="test")
+    add("--count", type=whole(1, 100000), default=60, metavar="N", help="pictures per measurement")
+    add("--ours", action="store_true", help="without the peers, which take most of the time")
+    add("--only", default="", help="these sections, separated by commas (all)")
+    add("--picture", metavar="FILE", help="only write the before and after picture there")
 
 
 def library_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--files", type=int, default=300, metavar="N", help="VAEs, and as many checkpoints")
-    parser.add_argument("--megabytes", type=int, default=1024, metavar="N", help="of the file that is hashed")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N")
+    add = parser.add_argument
+    add("--files", type=whole(1, 100000), default=300, metavar="N", help="VAEs, and as many checkpoints")
+    add("--megabytes", type=whole(1, 1048576), default=1024, metavar="N", help="of the file that is hashed")
+    add("--rounds", type=whole(1, 1000), default=3, metavar="N")
 
 
 SUBJECTS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {

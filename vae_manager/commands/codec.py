@@ -18,6 +18,7 @@ from vae_manager.codec.build import Autoencoder
 from vae_manager.codec.kinds.registry import takes_scaled
 from vae_manager.codec.kinds.scaling import of_model, to_model
 from vae_manager.codec.latents import Latent, load_latent, save_latent
+from vae_manager.codec.picture_files import loses_bits
 from vae_manager.codec.pictures import check_holds, check_written, load_picture, pad_to_multiple, save_picture
 from vae_manager.codec.streaming import (
     Plan,
@@ -60,7 +61,11 @@ def encode_picture(args: argparse.Namespace) -> Result:
     if padded.shape != pixels.shape:
         latent = replace(latent, size=(width, height))
     save_latent(output, latent)
-    return _result(args.output, width, height, list(z.shape), measured, mode)
+    result = _result(args.output, width, height, list(z.shape), measured, mode)
+    if not loses_bits(Path(args.image)):
+        return result
+    note = f"Of the 16 bits that each colour has in {args.image} the upper 8 were read."
+    return replace(result, document={**result.document, "note": note}, text=f"{result.text}\n{note}")
 
 
 def decode_latent(args: argparse.Namespace) -> Result:

@@ -25,7 +25,7 @@ from vae_manager.codec.picture_files import (
     add_color_chunks,
     encoded,
     is_lossless,
-    is_sixteen_bits,
+    loses_bits,
     open_picture,
     to_srgb,
 )
@@ -102,7 +102,7 @@ def _open(path: Path) -> Image.Image:
     image = open_picture(path)
     if image.mode not in MODES:
         raise BadInputError(f"{str(path)!r} is a picture of the kind {image.mode}; convert it to 8-bit RGB first.")
-    if is_sixteen_bits(path):  # Pillow drops the lower half without a word
+    if loses_bits(path):  # Pillow drops the lower half without a word
         raise BadInputError(f"{str(path)!r} has 16 bits a channel; convert it to 8-bit RGB first.")
     return image
 
