@@ -63,6 +63,8 @@ class WebUI:
 
     def __init__(self, kind: str, folder: Path, patch: Callable[[str, ModuleType], None]) -> None:
         self.kind, self.folder, self._patch = kind, folder, patch
+        self.module_list: dict[str, str] = {}
+        """Forge's: the modules that it lists, file name → path."""
         self.options: dict[str, Any] = {"sd_vae": "Automatic", "forge_additional_modules": []}
         self.shared = self._module("modules.shared")
         self.shared.cmd_opts = SimpleNamespace(api=True, vae_dir=None, ckpt_dir=None, vae_path=None)
@@ -97,7 +99,7 @@ class WebUI:
     def _backend(self) -> Any:
         if self.kind == "a1111":
             return None
-        self._module("modules_forge")
+        self._module("modules_forge.main_entry").module_list = self.module_list
         memory = self._module(
             "backend.memory_management" if self.kind == "forge" else "ldm_patched.modules.model_management"
         )

@@ -15,6 +15,7 @@ from tests.webui.fakes import SCALE, Processing, WebUI
 from vae_manager.codec.whole import decode
 from vae_manager.library.hashing import sha256_of
 from vae_manager.selection.settings import PanelSettings
+from vae_manager.webui.hosts.base import Host
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.options import Options
@@ -195,13 +196,13 @@ def test_the_hosts_own_vae_setting(webui: WebUI, session: Session):
     b = str(webui.folder / "VAE" / "b.safetensors")
     webui.sd_vae.vae_dict = {"b.safetensors": b}
     host, model = webui.host, webui.model
-    assert host.standing_vae(model) == "Automatic" and host.loaded_vae(model) is None
+    assert host.standing_vae() == "Automatic" and host.loaded_vae(model) is None
     webui.shared.opts.sd_vae = "b.safetensors"
-    assert host.standing_vae(model) == b
+    assert host.standing_vae() == b
     webui.shared.cmd_opts.vae_path = "/flag.pt"
-    assert host.standing_vae(model) == "/flag.pt"
+    assert host.standing_vae() == "/flag.pt"
     p = Processing(["x"], override_settings={"sd_vae": "b.safetensors"})
-    assert host.job_vae(PictureJob.of(p), model) == b and host.job_vae(PictureJob.of(Processing(["x"])), model) is None
+    assert host.job_vae(PictureJob.of(p)) == b and host.job_vae(PictureJob.of(Processing(["x"]))) is None
     webui.sd_vae.loaded_vae_file = b
     assert host.loaded_vae(model) == Path(b)
 
@@ -266,6 +267,11 @@ def test_a_tiler_takes_itself_out_whoever_is_first_after_the_job(
 # --- Forge and its modules
 
 
+def told(host: Host, **override: Any) -> str | None:
+    """What a job with this override tells the host."""
+    return host.job_vae(PictureJob.of(Processing(["x"], override_settings=override)))
+
+
 @only["forge"]
 def test_a_vae_among_forges_modules(webui: WebUI, tmp_path: Path, write_vae):
     host, model = webui.host, webui.model
@@ -274,13 +280,18 @@ def test_a_vae_among_forges_modules(webui: WebUI, tmp_path: Path, write_vae):
     nothing.write_bytes(b"\x10")
     loading = webui.sd_models.model_data.forge_loading_parameters
     loading["additional_modules"] = [str(text), str(nothing)]
-    assert host.loaded_vae(model) is None and host.job_vae(PictureJob.of(Processing(["x"])), model) is None
+    webui.shared.opts.forge_additional_modules = loading["additional_modules"]
+    assert host.loaded_vae(model) is None and host.standing_vae() == "Automatic"
     loading["additional_modules"].append(vae)
-    assert host.loaded_vae(model) == Path(vae) and host.job_vae(PictureJob.of(Processing(["x"])), model) == vae
-    override = Processing(["x"], override_settings={"sd_vae": "c"})
-    assert host.job_vae(PictureJob.of(override), model) == "c" and host.standing_vae(model) is None
+    assert host.loaded_vae(model) == Path(vae) and host.standing_vae() == vae
+    assert told(host) is None  # what stands in the list is nobody's wish for this job
+    assert told(host, sd_vae="c") == "c"
     webui.shared.opts.vae_manager_forge_sd_vae = False
-    assert host.job_vae(PictureJob.of(override), model) == vae
+    assert told(host, sd_vae="c") is None
+    webui.module_list["b.safetensors"] = vae
+    assert told(host, forge_additional_modules=["clip.safetensors", "b.safetensors"]) == vae
+    assert told(host, forge_additional_modules=[vae]) == vae
+    assert told(host, forge_additional_modules=[str(text)]) == told(host, forge_additional_modules=[]) == "Automatic"
 
 
 @only["forge"]

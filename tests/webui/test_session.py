@@ -48,7 +48,7 @@ class OneModel(Host):
     def data_folder(self):
         return self.folder / "data"
 
-    def standing_vae(self, model):
+    def standing_vae(self):
         return self.setting
 
     @staticmethod

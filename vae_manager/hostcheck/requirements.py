@@ -256,6 +256,7 @@ _OWN_VAE = (
         uses=("modules.shared.opts.forge_additional_modules",),
         hosts=(FORGE,),
     ),
+    Requirement("modules-by-name", Symbol("modules_forge.main_entry.module_list"), _FORGE, hosts=(FORGE,)),
 )
 
 _MEMORY = (

@@ -16,7 +16,7 @@ from vae_manager.library.tensors import is_safetensors_name
 from vae_manager.selection.card import card_vae
 from vae_manager.selection.checkpoint import Checkpoint
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision, Part, Step
-from vae_manager.selection.names import KNOWN_PREFIX, VaeIndex, shown
+from vae_manager.selection.names import KNOWN_PREFIX, VaeIndex, called, shown
 from vae_manager.selection.presets import Found, Preset, VaeWish
 from vae_manager.selection.rules import FAMILY_DEFAULT, Rule, RuleSet, builtin_rules
 from vae_manager.selection.twins import baked_twin
@@ -243,9 +243,9 @@ def _get(job: _Job, name: str, sha256: str | None, asker: str) -> Answer:
     except BadInputError as error:
         return _refused(str(error))
     except VaeFileError as error:
-        return _refused(error.sentence(name))
+        return _refused(error.sentence(called(name)))
     except OSError as error:  # it went away while it was looked at
-        return _refused(f"{name} cannot be read: {error.strerror}.")
+        return _refused(f"{called(name)} cannot be read: {error.strerror}.")
     if misfit:
         return _refused(misfit)
     return Answer("chosen", f"{asker} {file.name}", file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -181,8 +182,15 @@ def how_to_get(vae: KnownVae) -> str:
     return f"get {name} (its sha256 begins with {file.sha256[:10]}) and put it into the VAE folder"
 
 
+def called(name: str) -> str:
+    """What a sentence calls a file: of an absolute path, such as the hosts name files by, the last part alone. Where a
+    server keeps its files is nobody's business who reads its answers."""
+    return os.path.basename(name) if os.path.isabs(name) else name
+
+
 def shown(text: str) -> str:
     """A user's own text, quoted and short enough for a sentence."""
+    text = called(text)
     return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from vae_manager.library.hashing import HashCache
 from vae_manager.selection.checkpoint import Checkpoint, FactsCache, open_checkpoint
 from vae_manager.selection.choose import Wishes, choose
-from vae_manager.selection.decision import AUTOMATIC, Decision, Step
+from vae_manager.selection.decision import AUTOMATIC, SAME, Decision, Step
 from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.presets import Presets
 from vae_manager.selection.rules import RuleSet, load_rules
@@ -33,6 +33,10 @@ class Asked:
     """What the user told the host for this job."""
     standing: str | None = None
     """The host's standing setting."""
+    own: Path | None = None
+    """The VAE file that the host itself has loaded into the model; None: the baked one."""
+    left_alone: str | None = None
+    """What the model's VAE is, where nothing of ours can compute with it: "a video VAE". None: it is one of ours."""
     host: str = "the WebUI's own choice"
     """What leaving it to the host means, in words."""
     allow_other_family: bool = False
@@ -76,6 +80,8 @@ class Chooser:
         """The decision for a picture whose prompt asks for `name`, made by that checkpoint. Never raises."""
         if not asked.on and name is None and asked.job is None:
             return Decision("host", "host", asked.host, trace=(Step("host", "chosen", asked.host),))
+        if asked.left_alone is not None:
+            return _left_alone(asked, name)
         settings = asked.settings
         wishes = Wishes(
             panel=settings.vae if asked.on else AUTOMATIC,
@@ -102,3 +108,20 @@ class Chooser:
     def save(self) -> None:
         """Write down what was learnt of files since the last time."""
         self.facts.save()
+
+
+def _left_alone(asked: Asked, name: str | None) -> Decision:
+    """The decision for a model whose VAE is none of ours: the host's own, and one sentence for who asks for more."""
+    leaves = f"{asked.left_alone}, which VAE Manager leaves to the WebUI"
+    reason = f"{asked.host}, {leaves}"
+    asks = {"prompt": name, "panel": _asks_for(asked.settings) if asked.on else None}
+    sentences = {step: f"{what} was not used: this model has {leaves}." for step, what in asks.items() if what}
+    trace = (*(Step(step, "refused", sentence) for step, sentence in sentences.items()), Step("host", "chosen", reason))
+    return Decision("host", "host", reason, trace=trace, warnings=tuple(sentences.values())[:1])
+
+
+def _asks_for(settings: PanelSettings) -> str | None:
+    """What the panel wants of a VAE that is not the host's, in words; None: nothing."""
+    vaes = (settings.vae, settings.encode_vae, settings.hires_vae)
+    named = next((vae for vae in vaes if vae not in (AUTOMATIC, SAME)), None)
+    return named or ("The exact decode" if settings.decode == "exact" else None)

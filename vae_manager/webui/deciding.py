@@ -32,10 +32,7 @@ def decide_again(shelf: Shelf, view: PictureJob, job: Job, model: Any) -> None:
 
 def follow(shelf: Shelf, view: PictureJob, job: Job, model: Any) -> None:
     """A refiner's or a hires pass's checkpoint has come in: decide for it."""
-    host = shelf.host
-    job.own = host.loaded_vae(model)
-    asked = shelf.asked(job.asked.settings, model, job.own)
-    job.asked = replace(job.asked, job=host.job_vae(view, model), host=asked.host)
+    job.asked = shelf.asked(job.asked.settings, model, view)
     decide_again(shelf, view, job, model)
 
 
@@ -43,7 +40,7 @@ def decide(shelf: Shelf, job: Job, model: Any, name: Name) -> Decision:
     """The decision for what one prompt asks for; kept for the job."""
     path = shelf.host.checkpoint(model)
     if (path, name) not in job.decisions:
-        checkpoint, files = shelf.checkpoint(model), shelf.looking(job.asked, job.own)
+        checkpoint, files = shelf.checkpoint(model), shelf.looking(job.asked)
         unusable: dict[str, str] = {}
         while True:
             asked = replace(job.asked, unusable=unusable)

@@ -79,6 +79,14 @@ def ready(cache: StateCache, file: VaeFile, module: nn.Module) -> Mapping[str, T
     return state
 
 
+def left_alone(module: nn.Module) -> str | None:
+    """What a host's first stage is, in words, where no file of ours could stand in for its weights; None: one could."""
+    kernels = {name: weight.ndim for name, weight in module.named_parameters() if name.startswith("decoder.")}
+    if kernels.get("decoder.conv_in.weight") == 4:
+        return None
+    return "a video VAE" if 5 in kernels.values() else "a VAE of another build"
+
+
 class FirstStage:
     """Owner of what is in the host's first stage."""
 

@@ -83,8 +83,6 @@ class Job:
     """The checkpoint of that model."""
     hashes: dict[Path, str] = field(default_factory=dict)
     """sha256 of the VAE files that were used, the host's own included."""
-    own: Path | None = None
-    """The VAE file that the host itself has loaded into that model."""
     has_baked: dict[Path, bool] = field(default_factory=dict)
     """By checkpoint: whether the host's first stage holds the VAE that is baked in."""
     made: dict[int, Made] = field(default_factory=dict)
@@ -95,15 +93,22 @@ class Job:
     """What was found wrong with a picture's colours, by its place in the job."""
     failed: set[int] = field(default_factory=set)
     """Pictures that could not be decoded with what was chosen: the host's own VAE did it."""
+    inexact: set[int] = field(default_factory=set)
+    """Pictures that were to be decoded exactly, and could not be: the host decoded them in its own way."""
     given_up: bool = False
     """Something broke: it is left to the host from here on."""
     warnings: list[str] = field(default_factory=list)
 
     @property
+    def own(self) -> Path | None:
+        """The VAE file that the host itself has loaded into that model."""
+        return self.asked.own
+
+    @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do for it in the model."""
         host = all(decision.kind == "host" for decision in self.decisions.values())
-        return self.given_up or (host and not self.asked.on and not self.tags.asks)
+        return self.given_up or self.asked.left_alone is not None or (host and not self.asked.on and not self.tags.asks)
 
     def looks_at_colors(self, view: PictureJob) -> bool:
         """Whether anything is to be done about the colours of its pictures."""
@@ -112,7 +117,9 @@ class Job:
     @property
     def settings(self) -> PanelSettings:
         """What the panel asks for, and where it leaves something open what a preset or rule says of the checkpoint."""
-        return with_said(self.asked.settings, self.decision.said)
+        settings = with_said(self.asked.settings, self.decision.said)
+        # nothing of ours is in the decode of a VAE that is left alone, so nothing is claimed of it
+        return settings if self.asked.left_alone is None else replace(settings, decode=PanelSettings.decode)
 
     @property
     def mode(self) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Any
 
 from vae_manager.selection.decision import AUTOMATIC, Decision
+from vae_manager.selection.settings import PanelSettings
 from vae_manager.webui.hosts.base import Host
 from vae_manager.webui.hosts.picture_job import PictureJob, Said
-from vae_manager.webui.infotext import KEY, write
+from vae_manager.webui.infotext import KEY, Recorded, write
 from vae_manager.webui.job import Job, Name, differing
 
 COLOR_KEY = "VAE Manager color"
@@ -32,10 +35,12 @@ def record(host: Host, view: PictureJob, job: Job, decisions: Mapping[Name, Deci
 
     def said(say: Callable[[Decision], str | None]) -> Said:
         value = differing(job.tags, decisions, say, prompts)
-        return _done(view, job, value, say(_FAILED)) if job.failed else value
+        return _done(view, job.failed, value, say(_FAILED)) if job.failed else value
 
     view.unrecord()
     line = said(lambda decision: write(job.recorded(decision)))
+    if job.inexact:
+        line = _done(view, job.inexact, line, said(lambda decision: write(_inexact(job.recorded(decision)))))
     view.record({} if line is None else {KEY: line})
     if job.color.mode in ("auto", "match"):
         view.record({COLOR_KEY: lambda **known: job.colors.get(view.picture_of(known))})
@@ -45,13 +50,17 @@ def record(host: Host, view: PictureJob, job: Job, decisions: Mapping[Name, Deci
     host.record(view, said(lambda decision: job.named(decision)[0]), said(lambda decision: job.named(decision)[1]))
 
 
-def _done(view: PictureJob, job: Job, value: Said, instead: str | None) -> Said:
+def _inexact(recorded: Recorded) -> Recorded:
+    """What is said of a picture that the host decoded in its own way: nothing of how."""
+    return replace(recorded, settings=replace(recorded.settings, decode=PanelSettings.decode))
+
+
+def _done(view: PictureJob, others: AbstractSet[int], value: Said, instead: Said) -> Said:
     """The value for pictures that were decoded as decided, and another for those that could not be."""
 
     def for_picture(**known: Any) -> str | None:
-        if view.picture_of(known) in job.failed:
-            return instead
-        return value(**known) if callable(value) else value
+        said = instead if view.picture_of(known) in others else value
+        return said(**known) if callable(said) else said
 
     return for_picture
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -185,8 +184,8 @@ class Session:
 
     def _start(self, view: PictureJob, settings: PanelSettings) -> None:
         host, shelf = self.host, self.shelf
-        tags, on = read_tags(view), settings.enabled or shelf.options.always
-        if not (on or tags.asks or (view.override is not None and host.translates_sd_vae)):
+        tags, overridden = read_tags(view), view.override is not None and host.translates_sd_vae
+        if not (settings.enabled or shelf.options.always or tags.asks or overridden):
             for warning in tags.warnings:
                 view.comment(warning)
             return
@@ -194,10 +193,7 @@ class Session:
         model = host.current_model()
         if model is None:
             raise VaeManagerError("no model is loaded yet")
-        own = host.loaded_vae(model)
-        asker = "the X/Y/Z cell" if view.cell else "the panel"
-        asked = replace(shelf.asked(settings, model, own), on=on, asker=asker, job=host.job_vae(view, model))
-        job = Job(asked, self._watch(view), tags, own=own)
+        job = Job(shelf.asked(settings, model, view), self._watch(view), tags)
         decisions = decide_all(shelf, job, model)
         for name in filter(None, tags.hires):
             decide(shelf, job, model, name)

@@ -24,6 +24,7 @@ from vae_manager.store import open_store
 from vae_manager.webui.chooser import Asked, Chooser
 from vae_manager.webui.coloring import Colors, Made, vae_fault
 from vae_manager.webui.describe import describe_choice
+from vae_manager.webui.first_stage import left_alone
 from vae_manager.webui.hosts.base import Host
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.job import Job, files_of
@@ -104,9 +105,9 @@ class Shelf:
         """
         return Looking.over(self.index(), (), lambda: self.index(refresh=True)).find(name)
 
-    def looking(self, asked: Asked, own: Path | None) -> VaeIndex:
+    def looking(self, asked: Asked) -> VaeIndex:
         """The files for a decision: the list, what the host itself names, and another look at the disk at need."""
-        return Looking.over(self.index(), (asked.standing, asked.job, own), lambda: self.index(refresh=True))
+        return Looking.over(self.index(), (asked.standing, asked.job, asked.own), lambda: self.index(refresh=True))
 
     def hash_of(self, path: Path) -> str | None:
         """A file's sha256, computed if need be; None where it cannot be read."""
@@ -115,22 +116,30 @@ class Shelf:
         except (OSError, VaeFileError):
             return None
 
-    # --- what is decided, were a job to begin now
+    # --- what is decided: for a job, or were one to begin now
 
     def checkpoint(self, model: Any) -> Checkpoint | None:
         """What is known of a model's checkpoint."""
         return self.chooser.checkpoint(self.host.checkpoint(model), self.host.checkpoint_name(model))
 
-    def asked(self, settings: PanelSettings, model: Any, own: Path | None) -> Asked:
-        """What these settings ask for with the panel on, outside any job.
+    def asked(self, settings: PanelSettings, model: Any, view: PictureJob | None = None) -> Asked:
+        """What is asked for with this model loaded. The panel's line and a job both decide by this and nothing else, so
+        that what the line promises is what the job gets.
 
         Args:
-            own: the VAE that the host has loaded.
+            view: the job; None: the panel is on, and nothing is overridden.
         """
+        own, stage = self.host.loaded_vae(model), self.host.first_stage(model)
+        job = None if view is None else self._overriding(view)
+        standing = self._standing() if view is None else self.host.standing_vae()
         return Asked(
             settings,
-            on=True,
-            standing=self._standing(model),
+            on=view is None or settings.enabled or self.options.always,
+            asker="the X/Y/Z cell" if view is not None and view.cell else "the panel",
+            job=job,
+            standing=None if standing == job else standing,  # an override is asked for once
+            own=own,
+            left_alone=None if stage is None else left_alone(stage),
             host=f"the WebUI's own choice: {own.name if own else 'the baked VAE'}",
             allow_other_family=self.options.allow_other_family,
         )
@@ -141,9 +150,8 @@ class Shelf:
         checkpoint = self.checkpoint(model) if model is not None else None
         if model is None or checkpoint is None:
             return None
-        own = self.host.loaded_vae(model)
-        asked = self.asked(settings, model, own)
-        files = self.looking(asked, own)
+        asked = self.asked(settings, model)
+        files = self.looking(asked)
         decision = self.chooser.decide(asked, None, checkpoint, files)
         # a chosen file's hash may tell that it is of another family; the automatic choice waits for the examiner
         learnt = [self._newly_hashed(file) for file in files_of(decision)] if settings.names_a_file else []
@@ -163,19 +171,24 @@ class Shelf:
             return f"What this choice means could not be found out ({error}).", ()
 
     def remember_standing(self, view: PictureJob) -> None:
-        """Before a job's overrides are applied: what the user's own setting is."""
-        model = self.host.current_model()
-        if model is not None and view.override is not None:
-            self._overridden = _Overridden(view, self.host.job_vae(view, model), self._standing(model))
+        """Before a job's overrides are applied: what they are, and what the user's own setting is."""
+        wanted = self.host.job_vae(view)
+        if wanted is not None:
+            self._overridden = _Overridden(view, wanted, self._standing())
 
     def forget_standing(self, view: PictureJob) -> None:
         """This job's overrides end with it."""
         if self._overridden is not None and self._overridden.by.is_of(view):
             self._overridden = None
 
-    def _standing(self, model: Any) -> str | None:
+    def _overriding(self, view: PictureJob) -> str | None:
+        """What a job overrides the host's setting with. Neo takes the override away when it has obeyed it."""
+        before = self._overridden
+        return before.wanted if before is not None and before.by.is_of(view) else self.host.job_vae(view)
+
+    def _standing(self) -> str | None:
         """The user's own setting, also while a job overrides it."""
-        now, other = self.host.standing_vae(model), self._overridden
+        now, other = self.host.standing_vae(), self._overridden
         # after an exception nobody tells us that the job is over, but the host has restored its setting
         return other.setting if other is not None and other.wanted == now else now
 

@@ -58,11 +58,11 @@ class Tenure:
         """
         model, job = self._host.current_model(), self.job
         module = self._host.first_stage(model) if model is not None else None
+        if module is not None and not job.given_up and self._host.checkpoint(model) != job.checkpoint:
+            follow(self._shelf, self.view, job, model)
         if module is None or job.is_idle:
             self.let_go()
             return
-        if self._host.checkpoint(model) != job.checkpoint:
-            follow(self._shelf, self.view, job, model)
         if module is not self._module:
             self.let_go()
             self._stack.callback(self._stage.release)
@@ -201,8 +201,12 @@ class Tenure:
         except Exception as error:
             self._leave_it_to_the_host(error, choice)
             if self._in_batch():
-                self._take_back(pictures)
-        return inner(z)
+                self.job.failed.update(pictures)
+                self._write_again()
+        streamed = len(self.job.watch.streamed)
+        found = inner(z)
+        self._note_exactness(pictures, len(self.job.watch.streamed) > streamed)
+        return found
 
     def _encode(self, inner: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Around the host's `first_stage.encode`."""
@@ -236,9 +240,18 @@ class Tenure:
         self.job.watch.warn(f"{message} The WebUI's own VAE was used.")
         quietly(self._stage.put_back)
 
-    def _take_back(self, pictures: list[int]) -> None:
-        """What the infotext of these pictures claims is not what was done: the host's own VAE decodes them."""
-        self.job.failed.update(pictures)
+    def _note_exactness(self, pictures: list[int], streamed: bool) -> None:
+        """Of a batch's pictures, whether they were decoded exactly where that was asked for."""
+        job = self.job
+        if job.mode != "exact" or not self._in_batch():
+            return
+        before = set(job.inexact)
+        job.inexact = before.difference(pictures) if streamed else before.union(pictures)
+        if job.inexact != before:
+            self._write_again()
+
+    def _write_again(self) -> None:
+        """What the infotext claims of some pictures is not what was done."""
         path = self._host.checkpoint(self._host.current_model())
         decisions = {name: found for (of, name), found in self.job.decisions.items() if of == path}
         write_down(self._shelf, self.view, self.job, decisions, again=True)

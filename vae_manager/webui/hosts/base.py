@@ -56,12 +56,14 @@ class Host:
         """The checkpoint's path below the checkpoint folder."""
         return str(model.sd_checkpoint_info.name).replace("\\", "/")
 
-    def job_vae(self, job: PictureJob, model: Any) -> str | None:
-        """The VAE that the user told the host for this job: a path, a name, 'None' (the baked one) or 'Automatic'."""
+    def job_vae(self, job: PictureJob) -> str | None:
+        """The VAE that this job overrides the host's settings with: a path, a name, 'None' (the baked one) or
+        'Automatic'. None: the job overrides nothing. What stands in the settings is never the job's."""
         return None if job.override is None else self.path_of(job.override)
 
-    def standing_vae(self, model: Any) -> str | None:
-        """The VAE of the host's settings, in the same words; None where it has no such setting."""
+    def standing_vae(self) -> str | None:
+        """The VAE of the host's settings as they are now, in the same words; a job's overrides are among them while it
+        runs. None where it has no such setting."""
         from modules import shared
 
         by_flag = getattr(shared.cmd_opts, "vae_path", None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from vae_manager.selection.decision import AUTOMATIC
 from vae_manager.webui.hosts.base import Guards, Host, around, switched_off
 from vae_manager.webui.hosts.picture_job import PictureJob, Said
 from vae_manager.webui.options import TRANSLATE_SD_VAE
@@ -30,19 +31,26 @@ class Forge(Host):
         from modules import sd_models
 
         modules = sd_models.model_data.forge_loading_parameters.get("additional_modules") or []
-        return next((Path(path) for path in modules if self._has_vae(Path(path))), None)
+        found = self._vae_among(modules)
+        return None if found == AUTOMATIC else Path(found)
 
-    def job_vae(self, job: PictureJob, model: Any) -> str | None:
+    def job_vae(self, job: PictureJob) -> str | None:
         # `sd_vae` does nothing in Forge itself: neither as an override nor in the stock X/Y/Z axis
         from modules import shared
+        from modules_forge import main_entry
 
         if job.override is not None and getattr(shared.opts, TRANSLATE_SD_VAE, True):
             return job.override
-        own = self.loaded_vae(model)
-        return str(own) if own else None
+        if job.override_modules is None:
+            return None
+        known = main_entry.module_list
+        return self._vae_among(str(known.get(os.path.basename(name), name)) for name in job.override_modules)
 
-    def standing_vae(self, model: Any) -> str | None:
-        return None
+    def standing_vae(self) -> str | None:
+        # the list of modules stands until it is changed, as `sd_vae` does elsewhere
+        from modules import shared
+
+        return self._vae_among(shared.opts.forge_additional_modules or ())
 
     def scale_factor(self, model: Any, stage: nn.Module) -> float | None:
         held = getattr(stage, "latent_format", stage)  # Neo's has one
@@ -93,6 +101,10 @@ class Forge(Host):
         around(processing, "decode_latent_batch", before=guards.begin_batch, after=guards.end_batch)
         for function in ("reload_vae_weights", "restore_vae_weights"):
             around(sd_vae, function, before=guards.release)
+
+    def _vae_among(self, modules: Iterable[str]) -> str:
+        """The first VAE of a list of modules, by its path; 'Automatic' where there is none."""
+        return next((str(path) for path in modules if self._has_vae(Path(path))), AUTOMATIC)
 
     @staticmethod
     def _has_vae(path: Path) -> bool:

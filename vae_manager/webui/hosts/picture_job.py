@@ -76,6 +76,12 @@ class PictureJob:
         return None if wanted is None else str(wanted)
 
     @property
+    def override_modules(self) -> tuple[str, ...] | None:
+        """The modules (VAE and text encoders) that this job has instead of Forge's list: names or paths."""
+        wanted = (getattr(self._p, "override_settings", None) or {}).get("forge_additional_modules")
+        return tuple(map(str, wanted)) if isinstance(wanted, (list, tuple)) else None
+
+    @property
     def is_detail(self) -> bool:
         """Whether it paints a part of another job's picture (ADetailer), which is pasted into a finished whole."""
         return bool(vars(self._p).get("_ad_inner"))
