@@ -254,6 +254,9 @@ def _codec_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps …")
     parser.add_argument("--mode", choices=("auto", "whole", "exact"), default="auto", help=_MODE_HELP)
+    parser.add_argument(
+        "--padding", choices=("zeros", "reflect"), help="of the VAE's convolutions; default: what its file or name says"
+    )
     parser.add_argument("--memory-limit", metavar="SIZE", help="what streaming may take; default: what is free")
 
 

@@ -184,7 +184,7 @@ def test_only_wan_is_called_wan(tmp_path: Path, capsys: pytest.CaptureFixture[st
         {"decoder.conv1.weight": kernel, "decoder.middle.0.residual.0.gamma": kernel.clone()},
     )
     assert identify(vae_file(wan)).family == "wan"
-    assert "only its own WebUI" in identify(vae_file(wan)).problems[0]
+    assert "no whole VAE of the Wan and Qwen kind" in identify(vae_file(wan)).problems[0]
     assert main(["list", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("✗") == 2
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from vae_manager.codec.kinds.kl.config import KL_ROOTS
+from vae_manager.codec.padding import Padded, restore_padding, set_padding
 from vae_manager.errors import VaeFileError
+from vae_manager.library.padding import Padding
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Installed:
     state: Mapping[str, Tensor]
     """What `foreign` was made of, to tell whether somebody has written into it since."""
     versions: Mapping[str, int]
+    padding: Padding | None = None
+    """Of the foreign VAE, where it is known."""
+    padded: Padded = ()
+    """The module's convolutions that pad otherwise by themselves."""
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -56,10 +62,11 @@ def check_fits(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None
         raise VaeFileError(f"it has the tensor {extra[0]!r}, for which the model that is loaded has no place")
 
 
-def install(module: nn.Module, state: Mapping[str, Tensor]) -> Installed:
+def install(module: nn.Module, state: Mapping[str, Tensor], padding: Padding | None = None) -> Installed:
     """Put the tensors in place of the module's own, on their device and in their precision.
 
-    Tensors that already have that precision and device are used as they are, without a copy.
+    Tensors that already have that precision and device are used as they are, without a copy. Where `padding` is known,
+    the module pads so until `remove`; a module that pads circularly goes on to.
 
     Raises:
         VaeFileError: they do not fit; the module is untouched.
@@ -69,7 +76,8 @@ def install(module: nn.Module, state: Mapping[str, Tensor]) -> Installed:
     foreign = {name: _like(state[name], parameter) for name, parameter in own.items()}
     _assign(module, foreign)
     versions = {name: parameter._version for name, parameter in foreign.items()}
-    return Installed(module, own, foreign, state, versions)
+    padded = set_padding(module, padding) if padding else ()
+    return Installed(module, own, foreign, state, versions, padding, padded)
 
 
 def remove(installed: Installed) -> None:
@@ -88,6 +96,8 @@ def remove(installed: Installed) -> None:
         moved = there.device != own.device or there.dtype != own.dtype
         back[name] = _like(own, there) if moved and there.device.type != "meta" else own
     _assign(installed.module, back)
+    if installed.padding:
+        restore_padding(installed.padded, installed.padding)
 
 
 def in_place(installed: Installed, module: nn.Module) -> bool:

@@ -40,6 +40,11 @@ def color_arguments(parser: argparse.ArgumentParser) -> None:
     add("--picture", metavar="FILE", help="only write the before and after picture there")
 
 
+def causal_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--side", type=int, default=512, metavar="PIXELS", help="of the square picture")
+    parser.add_argument("--only", choices=("decode", "encode"))
+
+
 def library_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--files", type=whole(1, 100000), default=300, metavar="N", help="VAEs, and as many checkpoints")
@@ -49,6 +54,7 @@ def library_arguments(parser: argparse.ArgumentParser) -> None:
 
 SUBJECTS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "tiling": ("the exact decode beside the whole one and other tilers", tiling_arguments),
+    "causal": ("a picture from a video autoencoder, as a 2-D network and as the 3-D one", causal_arguments),
     "swap": ("a change of VAE in a running WebUI beside its own way", swap_arguments),
     "color": ("colour correction beside other tools, on a set of pictures", color_arguments),
     "library": ("listing and matching hundreds of files, and hashing one", library_arguments),

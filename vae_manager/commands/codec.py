@@ -192,8 +192,10 @@ def load_vae(args: argparse.Namespace) -> tuple[Autoencoder, Identity]:
     file = open_file(args.vae)
     device = _device(args.device)
     state = load_state(file, DTYPES[args.dtype])
+    if args.padding:
+        state = replace(state, padding=args.padding)
     tensors = {name: tensor.to(device) for name, tensor in state.tensors.items()}
-    return state.kind.build(tensors, state.norm_groups), identify(file)
+    return state.network(tensors), identify(file)
 
 
 def latent_for(identity: Identity, latent: Latent) -> Tensor:

@@ -13,6 +13,7 @@ from vae_manager.commands import Result, megabytes, open_file
 from vae_manager.commands.outputs import check_vae_output, save_vae
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.hashing import HashCache
+from vae_manager.library.padding import KEY
 from vae_manager.library.report import quick_report
 from vae_manager.library.state import load_state
 
@@ -31,6 +32,7 @@ def convert(args: argparse.Namespace) -> Result:
         levels = 1 + max(int(m.group(1)) for name in state if (m := re.match(r"decoder\.up\.(\d+)\.", name)))
         state = {to_diffusers(name, levels): as_matrix(name, tensor) for name, tensor in state.items()}
     found = quick_report(source, HashCache(None))
-    save_vae(output, state, groups, None if isinstance(found, VaeFileError) else found.identity)
+    origin = {KEY: loaded.padding} if loaded.padding else None
+    save_vae(output, state, groups, None if isinstance(found, VaeFileError) else found.identity, origin)
     document = {"output": str(output), "tensors": len(state), "bytes": output.stat().st_size}
     return Result(document, f"Wrote {output} ({len(state)} tensors, {megabytes(document['bytes'])}).")

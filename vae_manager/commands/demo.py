@@ -146,7 +146,7 @@ def _colors(good: VaeFile, bad: VaeFile, picture: Tensor) -> tuple[dict[str, Any
 
 def _load(file: VaeFile) -> Autoencoder:
     state = load_state(file, torch.float32)
-    return state.kind.build(state.tensors, state.norm_groups)
+    return state.network()
 
 
 def _difference(output: Path) -> float:

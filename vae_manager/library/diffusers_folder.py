@@ -29,7 +29,9 @@ def config_metadata(path: Path) -> dict[str, str]:
         return {}
     if not isinstance(config, Mapping) or "Autoencoder" not in str(config.get("_class_name", "")):
         return {}
-    return {name: str(config[key]) for key, name in _NAMES.items() if _is_number(config.get(key))}
+    found = {name: str(config[key]) for key, name in _NAMES.items() if _is_number(config.get(key))}
+    padding = config.get("padding_mode")
+    return {**found, "padding_mode": padding} if isinstance(padding, str) else found
 
 
 def _is_number(value: object) -> bool:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vae_manager.codec.kinds.kind import Kind
+from vae_manager.codec.kinds.network import Autoencoder
+from vae_manager.codec.padding import set_padding
 from vae_manager.errors import VaeFileError
 from vae_manager.library.diffusers_folder import telling_parts
 from vae_manager.library.files import VaeFile
 from vae_manager.library.identify import norm_groups_of, vae_shape
 from vae_manager.library.layouts import detect_layout
 from vae_manager.library.numbers import all_finite, impossible
+from vae_manager.library.padding import Padding, padding_of
 from vae_manager.library.tensors import open_tensors
 
 
@@ -25,6 +29,19 @@ class LoadedState:
     tensors: dict[str, Tensor]
     """Under the kind's canonical names."""
     norm_groups: int
+    padding: Padding | None = None
+    """How its convolutions pad, where the file tells; zeros otherwise."""
+
+    def network(self, tensors: Mapping[str, Tensor] | None = None) -> Autoencoder:
+        """The autoencoder around these tensors, which it shares; around `tensors` where they were moved.
+
+        Raises:
+            VaeFileError: they do not make a whole one.
+        """
+        vae = self.kind.build(self.tensors if tensors is None else tensors, self.norm_groups)
+        if self.padding:
+            set_padding(vae, self.padding)
+        return vae
 
 
 def load_state(file: VaeFile, dtype: torch.dtype | None = None) -> LoadedState:
@@ -53,7 +70,7 @@ def _load_state(file: VaeFile, dtype: torch.dtype | None) -> LoadedState:
             raise VaeFileError(f"its tensor {name!r} {problem}: the file is damaged; fetch it again")
         if not all_finite(tensors[name]):
             raise VaeFileError(f"its tensor {name!r} is too large for {dtype}; use bf16 or fp32")
-    return LoadedState(kind, tensors, groups)
+    return LoadedState(kind, tensors, groups, padding_of(file.path.stem, opened.header.metadata))
 
 
 def load_kl_state(file: VaeFile, dtype: torch.dtype | None = None) -> tuple[dict[str, Tensor], int]:

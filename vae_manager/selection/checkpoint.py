@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vae_manager.codec.kinds.registry import OWN_FAMILIES, takes_scaled
+from vae_manager.codec.kinds.registry import OWN_FAMILIES, refused, takes_scaled
 from vae_manager.errors import VaeFileError
 from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.files import VaeFile, file_stem, vae_file
@@ -306,6 +306,8 @@ def _read_vae(file: VaeFile) -> VaeFacts:
         raise VaeFileError(found.problems[0])
     if takes_scaled(found.family):
         return _read_tiny(file)
+    if sentence := refused(found.family):
+        raise VaeFileError(sentence)
     if not found.encodes:
         raise VaeFileError("it has a decoder only, which no WebUI can put in place of a whole VAE")
     return VaeFacts(found.family, found.latent_channels, found.family_evidence)

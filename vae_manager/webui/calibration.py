@@ -47,6 +47,6 @@ def _load(file: VaeFile) -> Autoencoder:
             state = load_state(file, torch.float32)
             if not state.kind.stands_in:
                 raise VaeFileError("it is no KL autoencoder, with which alone colours can be compared")
-            return state.kind.build(state.tensors, state.norm_groups)
+            return state.network()
     except VaeFileError as error:
         raise BadInputError(error.sentence(file.name)) from error

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vae_manager.codec.cache import StateCache
 from vae_manager.codec.swap import Installed, check_fits, in_place, install, remove, was_written
 from vae_manager.library.files import VaeFile
+from vae_manager.library.padding import padding_of_file
 from vae_manager.library.state import load_kl_state
 
 Around = Callable[..., Any]
@@ -132,7 +133,8 @@ class FirstStage:
             return
         self.put_back()
         if file is not None:
-            self._installed = install(self.module, ready(self.cache, file, self.module))
+            state = ready(self.cache, file, self.module)
+            self._installed = install(self.module, state, padding_of_file(file))
             self.version = file.version
 
     def put_back(self) -> None:

@@ -56,7 +56,7 @@ def decode_tiny(tiny: TinyAutoencoder, z: Tensor, family: str) -> Tensor:
 def _load(file: VaeFile) -> TinyAutoencoder:
     with torch.inference_mode(False):
         state = load_state(file, torch.float32)
-        tiny = state.kind.build(state.tensors, state.norm_groups)
+        tiny = state.network()
     assert isinstance(tiny, TinyAutoencoder)
     if tiny.decoder is None:
         raise VaeFileError("it is the encoder of a TAESD alone; choose the file with its decoder")

@@ -96,6 +96,8 @@ class Kind:
     """Can take the place of a checkpoint's own VAE, in a WebUI's first stage too; is looked at for damage like one."""
     writes: tuple[str, ...] = ()
     """Layouts in which `convert` writes it."""
+    refused: str = ""
+    """Why no WebUI's first stage can be given it by us, "it is …"; it is run outside of one."""
     own_space: bool = False
     """Has a latent space of its own, in which no checkpoint paints."""
 

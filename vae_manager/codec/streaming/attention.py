@@ -51,10 +51,15 @@ def _is_fused(channels: int, device: torch.device, dtype: torch.dtype) -> bool:
         return False
 
 
+def affine(scale: Tensor, shift: Tensor) -> Callable[[Tensor], Tensor]:
+    """A norm whose statistics are known, as scale and shift per channel (`moments.norm_affine`)."""
+    return lambda x: torch.addcmul(shift, x, scale).to(x.dtype)
+
+
 def attend(
     x: Tensor,
     layers: tuple[Any, Any, Any, Any],
-    affine: tuple[Tensor, Tensor],
+    normalise: Callable[[Tensor], Tensor],
     budget: int,
     exponents: tuple[int, int],
     tick: Callable[[float], None],
@@ -63,14 +68,14 @@ def attend(
 
     Args:
         layers: q, k, v and out, each a 1×1 convolution or linear.
-        affine: scale and shift of the norm before q, k and v, per channel (`moments.norm_affine`).
+        normalise: the norm before q, k and v, of pixels (positions, C).
         budget: bytes that the scores of one chunk of queries may take.
         exponents: x holds the map times 2^−first; the result holds it times 2^−second.
         tick: called after each chunk with its share of the whole.
     """
-    (q_layer, k_layer, v_layer, out_layer), (scale, shift) = layers, affine
+    q_layer, k_layer, v_layer, out_layer = layers
     flat = x.view(-1, x.shape[-1])
-    normed = torch.addcmul(shift, flat, scale).to(x.dtype)
+    normed = normalise(flat)
     q_weight, q_bias = _linear(q_layer, x)
     out_weight, out_bias = _linear(out_layer, x, 2.0 ** -exponents[1])
     k, v = (F.linear(normed, *_linear(layer, x))[None, None] for layer in (k_layer, v_layer))

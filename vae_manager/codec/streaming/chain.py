@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from vae_manager.codec.streaming.flow import Size
+from vae_manager.codec.streaming.flow import Padding, Size
 from vae_manager.codec.streaming.passes import MODES, Mode
 from vae_manager.codec.streaming.steps import Convolve, Step
 from vae_manager.errors import VaeFileError
@@ -56,8 +56,8 @@ class Chain:
 
     decodes: bool
     stages: tuple[Stage, ...]
-    wraps: bool
-    """Seamless tiling: the convolutions pad circularly, along both axes."""
+    padding: Padding
+    """That of the convolutions, along both axes."""
     pre: Any = None
     """A 1×1 convolution before the first step."""
     post: Any = None
@@ -68,10 +68,22 @@ class Chain:
     """What becomes of a strip of the result behind that."""
     leaves_channels: int | None = None
     """Channels of the result, where `leave` changes them."""
+    enlarges: int = 1
+    """The result's channels are squares of so many pixels a side, which leave as pixels (`pixel_shuffle`)."""
     modes: tuple[Mode, ...] = MODES
     """Those in which it can be streamed."""
     rescales: bool = True
     """float16 is kept from overflowing by powers of two (`precision`), which takes statistics of nearly every map."""
+
+    @property
+    def wraps(self) -> bool:
+        """Seamless tiling."""
+        return self.padding == "circular"
+
+    @property
+    def least_side(self) -> int:
+        """Pixels, or latent pixels, that a side of the input must have: nothing can be mirrored in a single one."""
+        return (2 if self.padding == "reflect" else 1) * (1 if self.decodes else self.ratio)
 
     @property
     def steps(self) -> list[Step]:
@@ -121,7 +133,8 @@ class Chain:
 
     def result_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Of one picture or latent, (C, H, W), for an input of height × width."""
-        return self.channels_out, *self.grids(height, width)[-1]
+        rows, columns = self.grids(height, width)[-1]
+        return self.channels_out // self.enlarges**2, rows * self.enlarges, columns * self.enlarges
 
 
 # --- what every kind checks of the modules that it describes
@@ -144,7 +157,7 @@ def check_conv(conv: Any, kernel: int, stride: int = 1, padding: int | None = No
         raise VaeFileError(
             f"a convolution of it has kernel, stride, padding, dilation, groups {facts}: not supported by streaming"
         )
-    if conv.padding_mode not in ("zeros", "circular"):
+    if conv.padding_mode not in get_args(Padding):
         raise VaeFileError(f"a convolution of it pads with {conv.padding_mode!r}: not supported by streaming")
     for name in ("weight_function", "bias_function", "forge_online_loras"):
         if getattr(conv, name, None):
@@ -152,25 +165,27 @@ def check_conv(conv: Any, kernel: int, stride: int = 1, padding: int | None = No
     return conv
 
 
-def check_complete(coder: nn.Module, steps: Iterable[Step]) -> bool:
+def check_complete(coder: nn.Module, steps: Iterable[Step]) -> Padding:
     """Check that the steps use every parameter of the coder: nothing can be left out silently.
 
     Returns:
-        whether its convolutions pad circularly.
+        how its convolutions pad.
 
     Raises:
-        VaeFileError: a parameter belongs to no step, or only some convolutions pad circularly.
+        VaeFileError: a parameter belongs to no step, or its convolutions do not all pad alike.
     """
     used: set[int] = set()
-    modes: set[str] = set()
+    modes: set[Padding] = set()
     for step in steps:
         for module in step.modules():
             used.update(id(parameter) for parameter in module.parameters())
             if getattr(module, "kernel_size", None) == (3, 3) and getattr(module, "padding", None) == (1, 1):
-                modes.add(str(module.padding_mode))
+                modes.add(module.padding_mode)  # type: ignore[arg-type]
     unused = [name for name, parameter in coder.named_parameters() if id(parameter) not in used]
     if unused:
         raise VaeFileError(f"its parameter {unused[0]!r} belongs to no layer that streaming knows")
     if len(modes) > 1:
-        raise VaeFileError("some of its convolutions pad circularly and some do not: not supported by streaming")
-    return modes == {"circular"}
+        raise VaeFileError(
+            f"its convolutions do not all pad alike ({' and '.join(sorted(modes))}): not supported by streaming"
+        )
+    return modes.pop() if modes else "zeros"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from vae_manager.codec.streaming.heap import Heap
 from vae_manager.codec.streaming.kernels import Scratch
 from vae_manager.codec.streaming.moments import Moments, norm_affine
 from vae_manager.codec.streaming.strips import Rows, Strips
+
+Padding = Literal["zeros", "circular", "reflect"]
+"""A convolution's padding, as torch calls it."""
 
 SPARE = 2
 """Rows by which a strip may be longer than the others without being cut (`strips._pieces`)."""
@@ -40,7 +43,7 @@ class Run:
 
     device: torch.device
     dtype: torch.dtype
-    wraps: bool
+    padding: Padding
     attention_bytes: int
     side: int
     """Of a Winograd tile."""
@@ -48,6 +51,11 @@ class Run:
     """Called after every strip with the share of the pass that is done; may raise to stop."""
     heap: Heap
     scratch: Scratch = field(default_factory=Scratch)
+
+    @property
+    def wraps(self) -> bool:
+        """Seamless tiling: the convolutions pad circularly, along both axes."""
+        return self.padding == "circular"
 
     @property
     def like(self) -> Tensor:

@@ -156,8 +156,10 @@ def check_shape(chain: Chain, request: Request) -> None:
         raise BadInputError(f"a {what} has the shape (N, C, height, width), and this is {list(shape)}")
     if shape[1] != chain.channels_in:
         raise BadInputError(f"the {what} has {shape[1]} channels and this VAE takes {chain.channels_in}")
-    if not chain.decodes and min(shape[2:]) < chain.ratio:
-        raise BadInputError(f"the picture is {shape[3]}×{shape[2]}: each side must have {chain.ratio} pixels at least")
+    if min(shape[2:]) < chain.least_side:
+        raise BadInputError(
+            f"the {what} is {shape[3]}×{shape[2]}: each side must have {chain.least_side} pixels at least"
+        )
     if request.mode is not None and request.mode not in MODES:
         raise BadInputError(f"there is no mode {request.mode!r}: the modes are {', '.join(MODES)}")
     if request.mode is not None and request.mode not in chain.modes:

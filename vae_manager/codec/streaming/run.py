@@ -53,10 +53,11 @@ def stream(chain: Chain, picture: Tensor, plan: Plan, emit: Callable[[Tensor], N
 
     def finish(strip: Tensor) -> None:
         strip = strip if chain.post is None else _pointwise(strip, chain.post)
+        strip = strip if chain.enlarges == 1 else _shuffled(strip, chain.enlarges)
         emit(strip if chain.leave is None else chain.leave(strip))
 
     heap = Heap(plan.peak_bytes, plan.device)
-    run = Run(plan.device, plan.dtype, chain.wraps, plan.attention_bytes, plan.sides[0], progress.tick, heap)
+    run = Run(plan.device, plan.dtype, chain.padding, plan.attention_bytes, plan.sides[0], progress.tick, heap)
     grids = chain.grids(*plan.shape[2:])
     for n, stage in enumerate(chain.stages):
         last = n + 1 == len(chain.stages)
@@ -77,6 +78,11 @@ def _pointwise(x: Tensor, conv: object) -> Tensor:
     """A 1×1 convolution of a channels-last strip."""
     weight, bias = live_weight(conv, x)
     return F.linear(x, weight.flatten(1), bias)
+
+
+def _shuffled(strip: Tensor, side: int) -> Tensor:
+    """Squares of pixels, (rows, W, C·side²), as pixels."""
+    return F.pixel_shuffle(strip.permute(2, 0, 1), side).permute(1, 2, 0)
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,9 @@ class _Stage:
         before = self.points[i - 1]
         whole = step.attended(x, before, self.run)
         result = Map(whole.shape[0], self.run.device, self.storage)
-        self.points[i] = self._measured(merge([strip_moments(whole)]), before.exponent)
+        self.points[i] = Point()
+        if self.rescales or self._is_measured(i):
+            self.points[i] = self._measured(merge([strip_moments(whole)]), before.exponent)
         result.append(whole)
         return result
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,11 +18,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vae_manager.codec.streaming import precision
-from vae_manager.codec.streaming.attention import attend, attention_bytes
+from vae_manager.codec.streaming.attention import affine, attend, attention_bytes
 from vae_manager.codec.streaming.flow import SPARE, Flow, Point, Price, Run, Size, Terms
 from vae_manager.codec.streaming.kernels import conv3x3, live_weight, transformed, upsampled_conv3x3, workspace
 from vae_manager.codec.streaming.moments import norm_affine
-from vae_manager.codec.streaming.strips import Map, Strips, Write, adder, convolve, copy, crop, normed, relu, split
+from vae_manager.codec.streaming.pixel_norm import live_gain, pixel_normalised, pixel_normed
+from vae_manager.codec.streaming.strips import (
+    Edge,
+    Map,
+    Strips,
+    Write,
+    adder,
+    convolve,
+    copy,
+    crop,
+    normed,
+    relu,
+    split,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +61,8 @@ class Convolve:
     """The result goes through a ReLU."""
     recuts: bool = False
     """Long strips are cut to the usual height behind the step."""
+    pixel_norm: Any = None
+    """In the place of `norm`, a norm of each pixel's own channels, x / ‖x‖ · `gain`, for which nothing is measured."""
 
     whole: ClassVar[bool] = False
     """Does the step need its whole input at once?"""
@@ -62,7 +77,11 @@ class Convolve:
 
     def modules(self) -> Iterator[nn.Module]:
         """Every module that holds parameters."""
-        yield from (module for module in (self.norm, self.conv, self.skip) if module is not None)
+        yield from (module for module in (self.norm, self.pixel_norm, self.conv, self.skip) if module is not None)
+
+    @property
+    def normalises(self) -> bool:
+        return self.norm is not None or self.pixel_norm is not None
 
     @cached_property
     def _lag(self) -> int:
@@ -108,7 +127,7 @@ class Convolve:
         if run.wraps and not self.border:
             strips, size = crop(strips, size.margin, size.height), size._replace(margin=0)
         found = self.behind(size)
-        incoming = 0 if self.norm is not None else flow.point.exponent  # a norm undoes any exponent
+        incoming = 0 if self.normalises else flow.point.exponent  # a norm undoes any exponent
         weight, bias = live_weight(self.conv, run.like, 2.0 ** (incoming - after.exponent), 2.0**-after.exponent)
         if self.closes:
             assert flow.x is not None, "a block was opened before it is closed"
@@ -134,12 +153,22 @@ class Convolve:
             kernel = run.heap.watched(upsampled_conv3x3, weight, bias, run.scratch)
         else:
             kernel = run.heap.watched(conv3x3, weight, bias, run.scratch, self._stride, run.side)
-        return convolve(strips, kernel, write, height, run.wraps and self.border, self._stride, self.border)
+        return convolve(strips, kernel, write, height, self._edge(run), self._stride, self.border)
+
+    def _edge(self, run: Run) -> Edge:
+        if run.padding == "circular":
+            return "wrap"
+        if run.padding == "reflect":  # mirrored behind the doubling, an edge pixel stands beside itself
+            return "repeat" if self._ups else "reflect"
+        return "zeros"
 
     def _write(self, before: Point, run: Run) -> Write:
-        if self.norm is None:
+        if not self.normalises:
             return {"none": copy, "relu": relu}[self.activation]
-        return normed(*run.affine(before, self.norm), {"silu": _silu, "relu": torch.relu_}[self.activation])
+        activate = {"silu": _silu, "relu": torch.relu_}[self.activation]
+        if self.norm is None:
+            return pixel_normed(live_gain(self.pixel_norm, run.like), activate)
+        return normed(*run.affine(before, self.norm), activate)
 
     def _shortcut(
         self, bias: Tensor | None, weight_factor: float, bias_factor: float, run: Run
@@ -169,7 +198,7 @@ class Convolve:
             work += self.skip.weight.numel() * found.pixels
         if terms.half:
             # its moments are taken in float32, and so is what is normalised
-            extra += 2 * made * terms.measures + (6 * self.c_in * size.area if self.norm is not None else 0)
+            extra += 2 * made * terms.measures + (6 * self.c_in * size.area if self.normalises else 0)
         return Price(carried, weights, size.waiting + self.c_in * size.area + buffer + extra + made, scratch, work)
 
     def _kernel_cost(self, size: Size, found: Size, terms: Terms) -> tuple[int, int, float, int]:
@@ -188,7 +217,7 @@ class Convolve:
     def bound(self, before: Point, x: Point | None, dtype: torch.dtype) -> Point:
         """What is known of the result before it is measured; `x` is what waits, where the step closes a block."""
         amplitude = before.amplitude
-        if dtype != torch.float16 or amplitude is None:
+        if dtype != torch.float16 or amplitude is None or self.pixel_norm is not None:
             return Point()
         if self.norm is not None:
             assert before.moments is not None, "a norm's input is always measured first"
@@ -208,10 +237,13 @@ class Attend:
     """x + out(softmax(q·k / √C) v) over all positions, one head; q, k, v, out are 1×1 convolutions or linear."""
 
     norm: Any
+    """A GroupNorm, or None."""
     q: Any
     k: Any
     v: Any
     out: Any
+    pixel_norm: Any = None
+    """The norm where there is no GroupNorm, as in `Convolve`."""
 
     whole: ClassVar[bool] = True
     opens: ClassVar[bool] = False
@@ -228,7 +260,8 @@ class Attend:
 
     def modules(self) -> Iterator[nn.Module]:
         """Every module that holds parameters."""
-        yield from (self.norm, self.q, self.k, self.v, self.out)
+        norm = self.pixel_norm if self.norm is None else self.norm
+        yield from (norm, self.q, self.k, self.v, self.out)
 
     def behind(self, size: Size) -> Size:
         return size
@@ -238,8 +271,11 @@ class Attend:
         # Values are averages of v; out() of them is bounded like a convolution of the normalised map.
         exponents = (before.exponent, before.exponent)
         weights = (self.q, self.k, self.v, self.out)
-        affine = run.affine(before, self.norm)
-        return attend(x.whole(), weights, affine, run.attention_bytes, exponents, run.tick)
+        if self.norm is not None:
+            normalise = affine(*run.affine(before, self.norm))
+        else:
+            normalise = partial(pixel_normalised, live_gain(self.pixel_norm, run.like))
+        return attend(x.whole(), weights, normalise, run.attention_bytes, exponents, run.tick)
 
     def cost(self, size: Size, terms: Terms) -> Price:
         """Besides x: the normalised map, keys, values, the weights, and one chunk of queries with its scores."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,13 @@ from torch import Tensor
 from vae_manager.codec.streaming.kernels import Kernel
 
 Strips = Iterator[Tensor]
+
+Edge = Literal["zeros", "wrap", "reflect", "repeat"]
+"""What stands beyond the edge of a map: zeros, its other end, the pixel before the last one, or the last one again."""
+
+_BORDERS: dict[Edge, tuple[int, int]] = {"wrap": (-2, 1), "reflect": (2, -3), "repeat": (1, -2)}
+"""Which columns (and rows) of a buffer that has a border on both sides its first and its last one equal."""
+
 Write = Callable[[Tensor, Tensor], None]
 """Write (a function of) a strip into the inside of a line buffer of the same shape."""
 
@@ -124,37 +132,36 @@ def adder(waiting: Rows, lag: int, shortcut: Tensor | None = None, factor: float
     return add
 
 
-def line_buffers(
-    strips: Strips, height: int, write: Write, wraps: bool, stride: int = 1, border: bool = True
-) -> Strips:
+def line_buffers(strips: Strips, height: int, write: Write, edge: Edge, stride: int = 1, border: bool = True) -> Strips:
     """Cut a stream of `height` rows into overlapping pieces on which a 3×3 convolution needs no padding.
 
     With a `border`, that is one pixel on every side; without, one at the right and bottom only, and always of zeros
-    (ldm pads its downsampling so, also when it tiles seamlessly). The last input rows of a piece that the next one
-    needs again are carried over: nothing upstream is computed twice.
+    (ldm pads its downsampling so, whatever the padding of the others). The last input rows of a piece that the next
+    one needs again are carried over: nothing upstream is computed twice.
     """
-    wraps = wraps and border
-    left, carry, seen = int(border), None, 0
-    for x in strips:
+    edge = edge if border else "zeros"
+    wraps, left, carry, seen = edge == "wrap", int(border), None, 0
+    for x in _begun(strips, 2) if edge == "reflect" else strips:
         rows, width, channels = x.shape
         seen += rows
-        zeros_above = 1 if carry is None and border and not wraps else 0
-        zeros_below = 1 if seen == height and not wraps else 0
-        top = zeros_above if carry is None else carry.shape[0]
-        buffer = x.new_empty((top + rows + zeros_below, width + left + 1, channels))
+        above = 1 if carry is None and border and not wraps else 0
+        below = 1 if seen == height and not wraps else 0
+        top = above if carry is None else carry.shape[0]
+        buffer = x.new_empty((top + rows + below, width + left + 1, channels))
         if carry is not None:
             buffer[:top] = carry
-        elif zeros_above:
-            buffer[:top] = 0
         inside = buffer[top : top + rows]
         write(x, inside[:, left:-1])
         del x
-        if wraps:
-            inside[:, 0], inside[:, -1] = inside[:, -2], inside[:, 1]
-        else:
+        if edge == "zeros":
             inside[:, :left], inside[:, -1] = 0, 0
-        if zeros_below:
-            buffer[-1] = 0
+        else:
+            first, last = _BORDERS[edge]
+            inside[:, 0], inside[:, -1] = inside[:, first], inside[:, last]
+        if above:
+            buffer[0] = 0 if edge == "zeros" else buffer[_BORDERS[edge][0]]
+        if below:
+            buffer[-1] = 0 if edge == "zeros" else buffer[_BORDERS[edge][1]]
         out_rows = (buffer.shape[0] - 3) // stride + 1
         if out_rows < 1:
             carry = buffer
@@ -165,11 +172,26 @@ def line_buffers(
         yield ready.pop()
 
 
+def _begun(strips: Strips, rows: int) -> Strips:
+    """The same stream, whose first strip has that many rows at least."""
+    held: list[Tensor] = []
+    for x in strips:
+        held.append(x)
+        del x
+        if sum(strip.shape[0] for strip in held) >= rows:
+            break
+    if held:
+        first = [held.pop() if len(held) == 1 else torch.cat(held)]
+        held.clear()
+        yield first.pop()
+    yield from strips
+
+
 def convolve(
-    strips: Strips, kernel: Kernel, write: Write, height: int, wraps: bool, stride: int = 1, border: bool = True
+    strips: Strips, kernel: Kernel, write: Write, height: int, edge: Edge, stride: int = 1, border: bool = True
 ) -> Strips:
     """A 3×3 convolution of a stream. Its first strip comes out a row shorter and its last one a row longer."""
-    return map(kernel, line_buffers(strips, height, write, wraps, stride, border))
+    return map(kernel, line_buffers(strips, height, write, edge, stride, border))
 
 
 def copy(x: Tensor, out: Tensor) -> None:

@@ -58,11 +58,11 @@ def decoder_chain(vae: nn.Module, before: str = "post_quant_conv") -> Chain:
         if i + 1 < len(levels):
             steps = [Convolve(check_conv(_resample_conv(resamplers, "upsampling"), 3), resample="up")]
     pre = _maybe_module(vae, before)
-    wraps = check_complete(decoder, (step for stage in stages for step in stage.steps))
+    padding = check_complete(decoder, (step for stage in stages for step in stage.steps))
     return Chain(
         True,
         tuple(stages),
-        wraps,
+        padding,
         pre=None if pre is None else check_conv(pre, 1),
         leave=torch.tanh if getattr(decoder, "tanh_out", False) else None,  # ldm's
     )
@@ -96,12 +96,12 @@ def encoder_chain(vae: nn.Module) -> Chain:
             steps.append(Convolve(conv, resample="down", border=False))
         stages.append(Stage(tuple(steps)))
         steps = []
-    wraps = check_complete(encoder, (step for stage in stages for step in stage.steps))
+    padding = check_complete(encoder, (step for stage in stages for step in stage.steps))
     post = _maybe_module(vae, "quant_conv")
     return Chain(
         False,
         tuple(stages),
-        wraps,
+        padding,
         post=None if post is None else check_conv(post, 1),
         leave=torch.tanh if getattr(encoder, "tanh_out", False) else None,
     )
