@@ -169,6 +169,15 @@ def test_it_cannot_be_put_into_another_networks_place(tmp_path: Path):
         load_kl_state(vae_file(path))
 
 
+def test_no_half_of_it_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """What mixes frames is not read, so that a file made of what is read would be of no use to anybody."""
+    vae, out = str(saved(tmp_path / "a.safetensors", reference().state_dict())), str(tmp_path / "out.safetensors")
+    assert main(["merge", vae, vae, "--alpha", "0.5", "-o", out]) == 2
+    assert "only what single pictures need is read" in capsys.readouterr().err
+    assert main(["convert", vae, "-o", out]) == 2
+    assert not Path(out).exists()
+
+
 def test_a_lost_tensor_is_named(tmp_path: Path):
     state = reference().state_dict()
     del state["decoder.upsamples.4.residual.2.weight"]

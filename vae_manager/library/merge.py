@@ -37,6 +37,8 @@ def _difference(a: LoadedState, b: LoadedState) -> str | None:
     """What keeps two VAEs from being one network, as a clause."""
     if a.kind != b.kind:
         return f"the first is {a.kind.an}, the second a {b.kind.label} one"
+    if not a.kind.rewritable:
+        return f"each is {a.kind.an}, of which only what single pictures need is read"
     if a.norm_groups != b.norm_groups:
         return f"the first normalises in {a.norm_groups} groups, the second in {b.norm_groups}"
     return _shape_difference(a.tensors, b.tensors)

@@ -98,6 +98,8 @@ class Kind:
     """Layouts in which `convert` writes it."""
     refused: str = ""
     """Why no WebUI's first stage can be given it by us, "it is …"; it is run outside of one."""
+    rewritable: bool = True
+    """Canonical names and shapes are those of a file that others read too, so that one may be written."""
     own_space: bool = False
     """Has a latent space of its own, in which no checkpoint paints."""
 

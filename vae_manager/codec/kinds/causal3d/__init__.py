@@ -76,5 +76,6 @@ KIND = Kind(
     canonical_shape=picture_shape,
     canonical_tensor=picture_tensor,
     family=LAYOUT,
+    rewritable=False,
     refused="it is a video autoencoder (Wan or Qwen), which only its own WebUI can put into a model",
 )
