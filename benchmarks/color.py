@@ -39,7 +39,7 @@ from vae_manager.color.bake import fold_decoder
 from vae_manager.color.correct import correct, to_levels, treat
 from vae_manager.color.diagnose import diagnose
 from vae_manager.color.evidence import Evidence, Finding
-from vae_manager.color.faults import TOO_STRONG, missing_fault, scale_fault
+from vae_manager.color.faults import TOO_STRONG, scale_fault
 from vae_manager.color.fit import box_down, fit_map
 from vae_manager.color.images import levels
 from vae_manager.color.matrix import adjustment, affine, apply, is_identity, stretch
@@ -371,9 +371,6 @@ def named_from_facts() -> Iterator[Row]:
     fine = [scale_fault(r * f, r, "") for r in SCALES.values() for f in (1, 1 + 1e-4, 1 - 1e-4, 1.002)]
     yield _named("wrong latent scale", wrong, fine)
     state, groups = load_kl_state(open_file(str(DEMO)), torch.float32)
-    partial = [[n for n in state if not n.startswith(prefix)] for prefix in ("decoder.", "decoder.conv_out", "")]
-    whole = [list(state), [n for n in state if not n.startswith("encoder.")]]
-    yield _named("missing VAE", [missing_fault(names) for names in partial], [missing_fault(n) for n in whole])
     rng = np.random.default_rng(13)
     damaged = [_problems(_damaged(state, kind, rng), groups) for kind in DAMAGES for _ in range(4)]
     healthy = [

@@ -10,7 +10,7 @@ import torch
 from vae_manager.color.correct import correct
 from vae_manager.color.diagnose import diagnose
 from vae_manager.color.evidence import Evidence, Reference
-from vae_manager.color.faults import examined_fault, known_fault, missing_fault, scale_fault, weights_fault
+from vae_manager.color.faults import examined_fault, known_fault, scale_fault
 from vae_manager.color.matrix import adjustment, affine, invert, is_identity, stretch
 from vae_manager.color.pool import different, pooled_map, too_strong
 from vae_manager.color.session import KEPT, ColorSession
@@ -193,15 +193,10 @@ def test_a_failed_picture_is_not_remembered(tmp_path):
 def test_faults():
     assert scale_fault(0.13025, 0.13, "SDXL") is None
     assert scale_fault(0.13025, 0.18215, "SD1").sentence.startswith("too strong")
-    assert missing_fault(["decoder.conv_out.weight"]) is None and missing_fault([]).cause == "missing VAE"
     pale_vae = examined_fault(("it washes pictures out: of their contrast 70% comes back",))
     assert pale_vae is not None and pale_vae.cause == "damaged VAE" and "70%" in pale_vae.sentence
     assert examined_fault(()) is None
     assert known_fault("x", ["low-contrast"]).cause == "flat VAE" and known_fault("x", []) is None
-    weight = {"decoder.conv_out.weight": torch.zeros(3, 8, 3, 3)}
-    assert "zero" in weights_fault(weight).sentence
-    assert "NaN" in weights_fault({"a": torch.tensor(float("nan"))}).sentence
-    assert weights_fault({"decoder.conv_out.weight": torch.ones(3, 8, 3, 3)}) is None
 
 
 def test_document_is_json():

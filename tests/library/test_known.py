@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from vae_manager.library.known import FAMILIES, QUIRKS, by_name, by_sha256, known_file, known_vaes
+from vae_manager.library.known import FAMILIES, QUIRKS, by_name, by_sha256, known_vaes
 
 MSE = "735e4c3a447a3255760d7f86845f09f937809baa529c17370d83e4c3758f3c75"
 FILES = [file for vae in known_vaes() for file in vae.files]
@@ -97,7 +97,7 @@ def test_files_say_what_they_must():
 
 def test_both_kinds_of_certainty_are_there():
     assert sum(file.confirmed for file in FILES) >= 35
-    assert not known_file("79e225b92fd82f21331742231c2d6f7eeaf6cd3221015add3b52df70e8f4132d").confirmed
+    assert not all(file.confirmed for file in FILES)
 
 
 def test_every_family_and_every_quirk_is_used():
@@ -113,13 +113,12 @@ def test_data_names_no_addresses():
 def test_by_sha256_takes_any_case():
     vae = by_sha256(MSE.upper())
     assert vae is not None and vae.id == "vae-ft-mse-840000"
-    assert known_file(MSE).names[0] == "vae-ft-mse-840000-ema-pruned.safetensors"
+    assert vae.files[0].names[0] == "vae-ft-mse-840000-ema-pruned.safetensors"
 
 
 @pytest.mark.parametrize("unknown", ["", "0" * 64, MSE[:10]])
 def test_by_sha256_unknown(unknown):
     assert by_sha256(unknown) is None
-    assert known_file(unknown) is None
 
 
 @pytest.mark.parametrize(

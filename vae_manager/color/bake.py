@@ -43,17 +43,12 @@ def fold_encoder(state: Mapping[str, Tensor], matrix: Tensor) -> dict[str, Tenso
     wherever the kernel lies inside the picture. On the outermost ring of pixels it is not: there the original
     sees zeros beyond the edge, the folded one N·0 + n, and plain weights have no way to say "pad with
     −N⁻¹n". What is exact everywhere is to undo the map on the picture, before the encoder: `matrix.apply` of
-    `matrix.invert`, or `border_padding` where the caller pads by itself.
+    `matrix.invert`.
     """
     weight, bias = _conv(state, ENCODER_IN, pictures_axis=1)
     n = invert(signed(matrix)).to(weight.device)
     folded = torch.einsum("ojhw,ji->oihw", weight, n[:, :3]), bias + torch.einsum("ojhw,j->o", weight, n[:, 3])
     return _with(state, ENCODER_IN, *folded)
-
-
-def border_padding(matrix: Tensor) -> Tensor:
-    """The colour (3,) in [-1, 1] to pad a picture with before a folded conv_in without padding: −N⁻¹n."""
-    return signed(matrix)[:, 3]  # the map itself takes 0, the original padding, there
 
 
 def _conv(state: Mapping[str, Tensor], name: str, pictures_axis: int) -> tuple[Tensor, Tensor]:

@@ -3,10 +3,8 @@ a wrong latent scale cannot be repaired in pixels (no 3×4 recovers more than ha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
 
 SCALE_TOLERANCE = 0.01
 """Scale factors that differ by less are the same one, rounded."""
@@ -32,23 +30,6 @@ def scale_fault(used: float, right: float, family: str) -> Fault | None:
     looks = WASHED_OUT if used > right else TOO_STRONG
     sentence = f"{looks}: the latent was decoded at the scale {used:g}, but {family} latents have {right:g}"
     return Fault("wrong latent scale", sentence, f"decode at the scale {right:g}")
-
-
-def missing_fault(tensors: Collection[str]) -> Fault | None:
-    """A checkpoint without a decoder in it (`tensors`: canonical names of its VAE's tensors)."""
-    if "decoder.conv_out.weight" in tensors:
-        return None
-    return Fault("missing VAE", "washed out: this checkpoint has no VAE of its own", "choose a VAE of its family")
-
-
-def weights_fault(state: Mapping[str, Tensor]) -> Fault | None:
-    """Weights that cannot be right: not finite, or a decoder layer that is all zero."""
-    for name, tensor in state.items():
-        if not tensor.isfinite().all():
-            return _damaged(f"its tensor {name!r} holds NaN or infinite values")
-        if name.startswith("decoder.") and name.endswith(".weight") and tensor.ndim == 4 and not tensor.any():
-            return _damaged(f"its tensor {name!r} is all zero")
-    return None
 
 
 def examined_fault(problems: Sequence[str]) -> Fault | None:

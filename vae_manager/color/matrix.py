@@ -186,12 +186,6 @@ def _clip(v: np.ndarray, out: np.ndarray) -> None:
     np.maximum(out, 0, out=out)
 
 
-def luma(pixels: Tensor) -> Tensor:
-    """(…, 3, H, W) → (…, H, W)."""
-    r, g, b = pixels.unbind(-3)
-    return LUMA[0] * r + LUMA[1] * g + LUMA[2] * b
-
-
 def _luma_rows() -> Tensor:
     return torch.tensor(LUMA, dtype=torch.float64).expand(3, 3)
 

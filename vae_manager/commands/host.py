@@ -22,16 +22,9 @@ def refusal(found: HostReport) -> str:
     return f"VAE Manager cannot work in this {found.host}: {'; '.join(parts[:5])}{more}."
 
 
-def title(found: HostReport) -> str:
-    """The WebUI's name and version."""
-    if found.version is None:
-        return f"{found.host} (version unknown)"
-    return found.host if found.version in found.host.lower() else f"{found.host} {found.version}"
-
-
 def _text(found: HostReport, folder: str) -> str:
     there = sum(answer.found is not None for _, answer in found.answers)
-    lines = [f"{title(found)} in {folder}, served by webui/hosts/{found.adapter}.py"]
+    lines = [f"{found.title} in {folder}, served by webui/hosts/{found.adapter}.py"]
     if found.ok:
         lines.append(f"Everything that is required is there ({there} of {len(found.answers)} things found).")
     for part in found.missing:

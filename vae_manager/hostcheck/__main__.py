@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vae_manager.commands.host import title
 from vae_manager.errors import BadInputError
 from vae_manager.hostcheck.checks import Answer
 from vae_manager.hostcheck.report import HostReport, check_webui
@@ -21,9 +20,9 @@ def tables(reports: Sequence[HostReport]) -> str:
         result = "everything required is there" if report.ok else "; ".join(part.where for part in report.missing)
         notes = " ".join(report.notes) or "–"
         lines.append(
-            f"| {title(report)} | `{report.adapter}.py` | {result} | {found} of {len(report.answers)} | {notes} |"
+            f"| {report.title} | `{report.adapter}.py` | {result} | {found} of {len(report.answers)} | {notes} |"
         )
-    names = " | ".join(title(report) for report in reports)
+    names = " | ".join(report.title for report in reports)
     lines += ["", f"| what | used by | {names} |", "|---|---|" + "---|" * len(reports)]
     for row in REQUIREMENTS:
         cells = [next((_cell(answer) for asked, answer in report.answers if asked is row), "") for report in reports]

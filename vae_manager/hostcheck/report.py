@@ -43,6 +43,13 @@ class HostReport:
     """What is not required and not there, with the way we cope; and what cannot be told."""
 
     @property
+    def title(self) -> str:
+        """The WebUI's name and version."""
+        if self.version is None:
+            return f"{self.host} (version unknown)"
+        return self.host if self.version in self.host.lower() else f"{self.host} {self.version}"
+
+    @property
     def ok(self) -> bool:
         return not self.missing
 

@@ -100,12 +100,6 @@ def by_sha256(sha256: str) -> KnownVae | None:
     return _hash_index().get(sha256.lower())
 
 
-def known_file(sha256: str) -> KnownFile | None:
-    """What is known of exactly this file: how sure its hash is, its names; None for an unknown hash."""
-    vae = by_sha256(sha256)
-    return next((file for file in vae.files if file.sha256 == sha256.lower()), None) if vae else None
-
-
 def by_name(name: str) -> tuple[KnownVae, ...]:
     """Every VAE that is known under a name: its id, an alias, a file name or stem; upper and lower case are equal.
 

@@ -164,15 +164,6 @@ def _named(file: VaeFile) -> list[tuple[int, KnownVae]]:
     return [(1 if len(named) == 1 or sized else 2, vae) for vae in sized or named]
 
 
-def find_by_name(name: str, files: Sequence[VaeFile], hashes: HashCache | None = None) -> VaeFile:
-    """The one file that NAME means; see `VaeIndex.find`.
-
-    Raises:
-        BadInputError: nothing matches, or several files do; the sentence lists what to choose from.
-    """
-    return VaeIndex.of(files, hashes).find(name)
-
-
 def how_to_get(vae: KnownVae) -> str:
     """Which file to get, for the end of a sentence."""
     file = next((file for file in vae.files if file.format == "safetensors"), next(iter(vae.files), None))

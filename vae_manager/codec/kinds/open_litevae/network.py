@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -312,16 +312,6 @@ def read_open_config(shapes: Mapping[str, Shape]) -> OpenConfig:
         expected = OpenLiteVAE(config).state_dict()
     compare_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, shapes)
     return config
-
-
-def open_size_of(config: OpenConfig) -> str | None:
-    """Which of the README's sizes an encoder has, 'S', 'B', 'M' or 'L', or None."""
-    for size in SIZES:
-        published = published_open_config(size, config.latent_channels)
-        aggregator = replace(config.aggregator, out_channels=published.aggregator.out_channels)
-        if (config.extractor, aggregator) == (published.extractor, published.aggregator):
-            return size
-    return None
 
 
 def _read_unet(shapes: Mapping[str, Shape], prefix: str) -> OpenUNetConfig:
