@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from vae_manager.library.padding import Padding
+from vae_manager.codec.kinds.shapes import Padding
 
 Padded = Sequence[tuple[Any, str]]
 """Convolutions whose padding was changed, and what it was."""

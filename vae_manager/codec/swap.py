@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from vae_manager.codec.kinds.kl.config import KL_ROOTS
+from vae_manager.codec.kinds.shapes import Padding
 from vae_manager.codec.padding import Padded, restore_padding, set_padding
 from vae_manager.errors import VaeFileError
-from vae_manager.library.padding import Padding
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import get_args
 
+from vae_manager.codec.kinds.shapes import Padding
 from vae_manager.errors import VaeFileError
 from vae_manager.library.files import VaeFile
 from vae_manager.library.tensors import read_header
-
-Padding = Literal["zeros", "reflect"]
 
 KEY = "vae_manager.padding"
 """In a safetensors file's metadata."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vae_manager.codec.kinds.kind import Kind
 from vae_manager.codec.kinds.network import Autoencoder
+from vae_manager.codec.kinds.shapes import Padding
 from vae_manager.codec.padding import set_padding
 from vae_manager.errors import VaeFileError
 from vae_manager.library.diffusers_folder import telling_parts
@@ -17,7 +18,7 @@ from vae_manager.library.files import VaeFile
 from vae_manager.library.identify import norm_groups_of, vae_shape
 from vae_manager.library.layouts import detect_layout
 from vae_manager.library.numbers import all_finite, impossible
-from vae_manager.library.padding import Padding, padding_of
+from vae_manager.library.padding import padding_of
 from vae_manager.library.tensors import open_tensors
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from vae_manager.errors import VaeFileError
 
 Shape = tuple[int, ...]
+
+Padding = Literal["zeros", "reflect"]
+"""How convolutions pad."""
 
 
 def compare_shapes(expected: Mapping[str, Shape], shapes: Mapping[str, Shape], whose: str = "its") -> None:
