@@ -99,7 +99,7 @@ def test_a_picture_to_match(webui: WebUI):
     none = webui.generate(ours=[{"vae": PALE, "color": "match"}], seed=6)
     assert same(none, pale) and "there is no picture to match" in warning(none)
     broken = webui.generate(ours=[{"vae": PALE, "color": "match", "reference": "/etc/hostname"}], seed=6)
-    assert same(broken, pale) and "The reference is no picture that can be read" in warning(broken)
+    assert same(broken, pale) and "The reference is not a picture that can be read" in warning(broken)
 
 
 def test_off_is_off(webui: WebUI, reference: Reference):
