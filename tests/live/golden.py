@@ -101,8 +101,12 @@ def _panel(webui: WebUI) -> Any:
     with open_page(webui) as page:
         page.switch_on()
         for choice in ("tint-red.safetensors", "Baked", "nope", "Automatic"):
+            before = page.about()
             page.choose(choice)
-            page.page.wait_for_timeout(1500)
+            for _ in range(60):  # a busy machine takes its time; each choice has another line than the one before
+                page.page.wait_for_timeout(500)
+                if page.about() != before:
+                    break
             lines[choice] = page.about()
     return lines
 
