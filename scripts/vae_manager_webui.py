@@ -44,6 +44,7 @@ class VaeManager(scripts.Script):
                 shelf.about,
                 lambda values: presets.save_preset(shelf, values),
                 lambda: presets.forget_preset(shelf),
+                lambda: presets.is_kept(shelf),
                 lambda values, reference: calibration.calibrate(shelf, values, reference),
                 shelf.chooser.presets,
             ),

@@ -34,6 +34,15 @@ def open_page(webui: WebUI, theme: str = "dark") -> Iterator[WebPage]:
             browser.close()
 
 
+FOLDS = {
+    "save": ("preset", "Presets"),
+    "forget": ("preset", "Presets"),
+    "reference": ("more", "More"),
+    "calibrate": ("more", "More"),
+}
+"""Which part of the panel holds an element, and that part's title."""
+
+
 class WebPage:
     """What a person does on the page."""
 
@@ -72,13 +81,25 @@ class WebPage:
         """One of the panel's radio buttons."""
         self.page.click(f"#vae_manager_{tab}_{name} label:has-text('{value}')")
 
+    def unfold(self, name: str, tab: str = "txt2img") -> None:
+        """Open the part of the panel that holds an element, unless it is open."""
+        if not self.page.locator(f"#vae_manager_{tab}_{name}").first.is_visible():
+            part, title = FOLDS[name]
+            self.page.locator(f"#vae_manager_{tab}_{part}").get_by_text(title, exact=True).first.click()
+
+    def press(self, name: str, tab: str = "txt2img") -> None:
+        """One of the panel's buttons."""
+        self.unfold(name, tab)
+        self.page.click(f"#vae_manager_{tab}_{name}")
+
     def calibrate(self, reference: str, tab: str = "txt2img") -> str:
         """Press Calibrate with a reference VAE, and return what it says."""
+        self.unfold("reference", tab)
         box = self.page.locator(f"#vae_manager_{tab}_reference input").first
         box.click()
         box.fill(reference)
         box.press("Enter")
-        self.page.click(f"#vae_manager_{tab}_calibrate")
+        self.press("calibrate", tab)
         self.page.locator(f"#vae_manager_{tab}_about", has_text="alibrat").first.wait_for()
         return self.about(tab)
 

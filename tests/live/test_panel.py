@@ -50,7 +50,7 @@ def test_a_refusal_is_told_beforehand_and_is_not_saved(page: WebPage, house: Web
     said = says(page, "made for SDXL")
     warning = house.generate(ours=[True, XL]).info["extra_generation_params"]["VAE Manager warning"]
     assert warning.partition(" The picture was made")[0] in said  # the same sentence, not another one
-    page.page.click("#vae_manager_txt2img_save")
+    page.press("save")
     assert "Not saved" in says(page, "ot saved")
     presets = house.data / "vae-manager" / "presets.json"
     assert not presets.exists() or XL not in presets.read_text(encoding="utf-8")
@@ -60,10 +60,10 @@ def test_what_can_be_used_is_saved_and_forgotten(page: WebPage, house: WebUI):
     presets = house.data / "vae-manager" / "presets.json"
     page.choose(RED)
     says(page, "fp16")
-    page.page.click("#vae_manager_txt2img_save")
+    page.press("save")
     says(page, "aved")
     assert RED in json.dumps(json.loads(presets.read_text(encoding="utf-8")))
-    page.page.click("#vae_manager_txt2img_forget")
+    page.press("forget")
     says(page, "orgotten")
     assert RED not in presets.read_text(encoding="utf-8")
 

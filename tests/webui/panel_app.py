@@ -22,6 +22,8 @@ from vae_manager.webui.panel import Actions, Parts, build_panel
 
 FOLDER, PORT = Path(sys.argv[1]), int(sys.argv[2])
 HASHES = HashCache(None)
+LOADED = ["first.safetensors"]
+"""The checkpoints that were chosen, the last one last."""
 PRESETS = Presets(FOLDER / "presets.json")
 
 
@@ -52,6 +54,10 @@ def forget():
 
 
 with gr.Blocks() as page:
+    # the host's own, where our script looks for them
+    checkpoints = gr.Dropdown([*LOADED, "second.safetensors"], value=LOADED[0], elem_id="setting_sd_model_checkpoint")
+    checkpoints.change(LOADED.append, [checkpoints], [])
+    prompt = gr.Textbox(lines=3, elem_id="txt2img_prompt")
     panels = [
         build_panel(
             tab,
@@ -59,11 +65,12 @@ with gr.Blocks() as page:
             Actions(
                 lambda refresh: [file.name for file in files()],
                 lambda choice: (
-                    describe_choice(choice, VaeIndex(files(), HASHES).find, HASHES, None),
+                    f"{LOADED[-1]}: {describe_choice(choice, VaeIndex(files(), HASHES).find, HASHES, None)}",
                     choose(Wishes(choice), VaeIndex(files(), HASHES)).trace,
                 ),
                 save,
                 forget,
+                lambda: PRESETS.find(checkpoint()) is not None,
                 lambda settings, reference: f"calibrated {settings.vae} with {reference}",
                 PRESETS,
             ),
@@ -71,6 +78,8 @@ with gr.Blocks() as page:
         for tab in ("txt2img", "img2img")
     ]
     seen = gr.Textbox(elem_id="seen")
+    prompt_seen = gr.Textbox(elem_id="prompt_seen")
+    gr.Button("read the prompt", elem_id="read_prompt").click(lambda text: text, [prompt], [prompt_seen])
     gr.Button("read", elem_id="read").click(lambda *values: repr(values), panels[0].arguments(), [seen])
 
 print("gradio", gr.__version__, flush=True)

@@ -93,6 +93,8 @@ def page(page_url: tuple[str, Path]) -> Iterator:
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(page_url[0])
         page.wait_for_selector("#vae_manager_txt2img_vae input")
+        page.add_style_tag(path=ROOT / "style.css")  # as every host does
+        page.add_script_tag(path=ROOT / "javascript" / "vae_manager.js")
         yield page
         browser.close()
         assert errors == []
@@ -103,6 +105,10 @@ def choose(page, name: str) -> None:
     box.click()
     box.fill(name)
     box.press("Enter")
+
+
+def unfold(page, name: str, title: str) -> None:
+    page.locator(f"#vae_manager_txt2img_{name}").get_by_text(title, exact=True).first.click()
 
 
 def option(page, name: str):
@@ -167,8 +173,10 @@ def test_the_buttons_say_what_they_did(page):
     choose(page, "one.safetensors")
     about(page, "A VAE of mine")
     page.click("#vae_manager_txt2img_decode label:has-text('exact')")
+    unfold(page, "preset", "Presets")
     page.click("#vae_manager_txt2img_save")
     about(page, "saved one.safetensors exact")
+    unfold(page, "more", "More")
     page.click("#vae_manager_txt2img_calibrate")
     about(page, "calibrated one.safetensors with Baked")
     page.click("#vae_manager_txt2img_forget")
@@ -212,6 +220,7 @@ def said(page, text: str) -> None:
 
 def test_the_list_of_presets_follows_saving_forgetting_removing_and_importing(page, page_url, tmp_path: Path):
     kept = page_url[1] / "presets.json"
+    unfold(page, "preset", "Presets")
     page.locator("#vae_manager_txt2img_presets_group").get_by_text("Saved presets").click()
     two = ["sub/two.safetensors", "soft", "Baked", "sharp", "exact", "auto 0.5", "remembered"]
     assert presets(page, 2) == [["<img src=x onerror=alert(1)>.ckpt", "<b>bold</b>", *[""] * 5], two]
@@ -279,3 +288,74 @@ def test_a_picture_to_match_reaches_the_job_as_a_picture(page, tmp_path):
     box.locator("input[type=file]").first.set_input_files(tmp_path / "red.png")
     box.locator("img").first.wait_for()
     assert "'match', 1, 1, 0, 1, <PIL.Image.Image image mode=RGB size=40x24" in values(page)
+
+
+# --- what the page does by our script, and what it shows
+
+
+def star(page, text: str) -> None:
+    page.locator("#vae_manager_txt2img_star", has_text=text).first.wait_for()
+
+
+def test_the_star_saves_and_forgets_with_one_click(page):
+    star(page, "\u2606")
+    choose(page, "one.safetensors")
+    about(page, "A VAE of mine")
+    button = page.locator("#vae_manager_txt2img_star")
+    button.click()
+    about(page, "saved one.safetensors auto")
+    star(page, "\u2605")
+    button.click()
+    about(page, "forgotten")
+    star(page, "\u2606")
+
+
+def test_what_does_nothing_just_now_is_not_shown(page):
+    strength = page.locator("#vae_manager_txt2img_color_strength")
+    encode = page.locator("#vae_manager_txt2img_encode_vae")
+    assert strength.is_hidden() and encode.is_hidden()
+    color(page, "auto")
+    strength.wait_for(state="visible")
+    color(page, "off")
+    strength.wait_for(state="hidden")
+    unfold(page, "more", "More")
+    encode.wait_for(state="visible")
+
+
+def test_the_line_follows_the_checkpoint_without_a_click_of_ours(page):
+    about(page, "first.safetensors: Automatic")
+    box = page.locator("#setting_sd_model_checkpoint input").first
+    box.click()
+    option(page, "second.safetensors").click()
+    about(page, "second.safetensors: Automatic")
+    assert page.locator("#vae_manager_txt2img_refresh").get_attribute("title")
+
+
+def completions(page) -> list[str]:
+    return page.locator("ul.vae-manager-names li").all_text_contents()
+
+
+def test_a_tag_is_completed_in_the_prompt(page):
+    box = page.locator("#txt2img_prompt textarea")
+    box.click()
+    page.keyboard.type("a fox <vae:SAF")
+    page.locator("ul.vae-manager-names").wait_for()
+    assert {"one.safetensors", "sub/flux.safetensors"} <= set(completions(page))
+    for _ in "SAF":
+        page.keyboard.press("Backspace")
+    page.keyboard.type("one")
+    assert completions(page) == ["one.safetensors"]
+    page.keyboard.press("Tab")
+    assert box.input_value() == "a fox <vae:one.safetensors>" and completions(page) == []
+    page.click("#read_prompt")
+    seen = page.locator("#prompt_seen textarea")
+    for _ in range(300):
+        if seen.input_value():
+            break
+        page.wait_for_timeout(100)
+    assert seen.input_value() == "a fox <vae:one.safetensors>"
+    box.press("End")
+    page.keyboard.type(", <vae:")
+    page.locator("ul.vae-manager-names").wait_for()
+    page.keyboard.press("Escape")
+    assert completions(page) == [] and box.input_value().endswith("<vae:")

@@ -152,6 +152,23 @@ def test_an_override_that_leaves_it_open_goes_before_the_setting(webui: WebUI, f
     fake.finish(p)
 
 
+@pytest.mark.parametrize("webui", ["forge"], indirect=True)
+@pytest.mark.parametrize("loaded", [False, True])
+def test_the_line_is_about_the_checkpoint_that_was_chosen_last(webui: WebUI, fake: Session, loaded: bool, write_vae):
+    """Forge loads it with the next picture: until then another is loaded, or none."""
+    stand(webui, "b")
+    path = write_vae("Stable-diffusion/sub/next.safetensors", prefix="first_stage_model.")
+    info = SimpleNamespace(filename=str(path), name="sub\\next.safetensors")
+    webui.sd_models.model_data.forge_loading_parameters["checkpoint_info"] = info
+    if not loaded:
+        webui.sd_models.model_data.sd_model = object()
+    line = fake.shelf.about("Automatic")[0]
+    assert "next.safetensors gets b.safetensors" in line
+    assert save_preset(fake.shelf, PanelSettings(True, "c")).startswith("Saved: next.safetensors")
+    ((owner, _),) = fake.shelf.chooser.presets.all()
+    assert owner.name == "sub/next.safetensors"
+
+
 @pytest.mark.parametrize("content", [None, b"\x10"])
 def test_where_a_server_keeps_its_files_is_in_no_answer(webui: WebUI, fake: Session, content: bytes | None):
     """Hosts name files by their whole path; this one is gone, or broken."""

@@ -7,6 +7,9 @@ of its own.
 
 from __future__ import annotations
 
+import functools
+import html
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +60,8 @@ class Actions:
     """Keep these settings as the preset of the checkpoint that is loaded."""
     forget: Callable[[], str]
     """Remove that preset."""
+    is_kept: Callable[[], bool]
+    """Whether that checkpoint has one."""
     calibrate: Callable[[PanelSettings, str], str]
     """Measure the colours of the last pictures' VAE against a reference VAE, by name."""
     presets: Presets
@@ -84,6 +89,9 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
         meaning, steps = actions.about(choice or AUTOMATIC)
         return line(meaning if said is None else said) + trace_html(steps)
 
+    def starred() -> str:
+        return "\u2605" if actions.is_kept() else "\u2606"
+
     with parts.accordion(False, label=KEY, elem_id=f"vae_manager_{tab}") as enabled:
         built["enabled"] = enabled
         first, *others = vae_settings = [setting for setting in TABLE.values() if setting.kind == "vae"]
@@ -91,43 +99,57 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
         with gr.Row(elem_classes=["vae-manager-row"]):
             build(first)
             refresh = parts.tool_button("\U0001f504", elem_id=named("refresh"))
+            star = parts.tool_button(starred, elem_id=named("star"))
         vae = built[first.name]
         about = gr.HTML(lambda: chosen(AUTOMATIC), elem_id=named("about"))  # with the page: a model may be loaded then
         with gr.Row():
-            build(*others)
-        with gr.Row():
-            for mode in modes:
-                build(mode, *(one for one in TABLE.values() if one.of == mode.name and one.mode is None))
+            build(*modes)
         for mode in modes:
             _rows_of(mode, built, build)
-        with gr.Row():
-            save = gr.Button("Save for this checkpoint", size="sm", elem_id=named("save"))
-            forget = gr.Button("Forget what is saved", size="sm", elem_id=named("forget"))
-        with gr.Row(equal_height=False):
-            reference = vae_list(BAKED, "Reference VAE for colours", named("reference"), actions.names)
-            calibrate = gr.Button("Calibrate colours", size="sm", elem_id=named("calibrate"))
-        kept = build_preset_list(tab, parts.tool_button, actions.presets)
+        with gr.Accordion("More", open=False, elem_id=named("more")):
+            with gr.Row():
+                build(*others)
+            with gr.Row(equal_height=False, elem_classes=["vae-manager-row"]):
+                reference = vae_list(BAKED, "Reference VAE for colours", named("reference"), actions.names)
+                calibrate = gr.Button("Calibrate colours", size="sm", elem_id=named("calibrate"))
+            for_page = gr.HTML(lambda: names_html(actions.names(False)), elem_id=named("names"))
+            follow = gr.Button("Follow the checkpoint", visible=False, elem_id=named("follow"))  # pressed by our script
+        with gr.Accordion("Presets", open=False, elem_id=named("preset")):
+            with gr.Row():
+                save = gr.Button("Save for this checkpoint", size="sm", elem_id=named("save"))
+                forget = gr.Button("Forget what is saved", size="sm", elem_id=named("forget"))
+            kept = build_preset_list(tab, parts.tool_button, actions.presets)
     panel = Panel({name: built[name] for name in TABLE})
-    for one in (*panel.arguments()[1:], refresh, about, save, forget, reference, calibrate, *kept.components):
+    lists = [*(built[one.name] for one in vae_settings), reference]
+    buttons = (refresh, star, follow, save, forget, calibrate)
+    for one in (*panel.arguments()[1:], *buttons, about, reference, for_page, *kept.components):
         one.do_not_save_to_config = True  # the list of files changes; a saved value would go stale
 
-    def refreshed(choice: str) -> list[Any]:
-        names = actions.names(True)
-        lists = [gr.update(choices=_choices(first, names)) for first in (*(one.default for one in vae_settings), BAKED)]
-        return [*lists, chosen(choice)]  # the checkpoint may be another now
+    def read(choice: str, again: bool) -> list[Any]:
+        names = actions.names(again)
+        firsts = (*(one.default for one in vae_settings), BAKED)
+        offered = [gr.update(choices=_choices(first, names)) for first in firsts]
+        return [*offered, names_html(names), chosen(choice), starred()]  # the checkpoint may be another now
 
     vae.change(chosen, [vae], [about], show_progress="hidden")
-    lists = [built[one.name] for one in vae_settings]
-    refresh.click(refreshed, [vae], [*lists, reference, about], show_progress="hidden")
+    for pressed, again in ((refresh, True), (follow, False)):
+        does = functools.partial(read, again=again)
+        pressed.click(does, [vae], [*lists, for_page, about, star], show_progress="hidden")
     settings = panel.arguments()
 
     def button(pressed: Any, does: Callable[..., str], inputs: Sequence[Any], **how: Any) -> Any:
         """Have a button's line shown, with the trace as it is after what the button did."""
-        return pressed.click(lambda choice, *given: chosen(choice, does(*given)), [vae, *inputs], [about], **how)
+        answer = lambda choice, *given: [chosen(choice, does(*given)), starred()]  # noqa: E731
+        return pressed.click(answer, [vae, *inputs], [about, star], **how)
 
-    saved = button(save, lambda *given: actions.save(from_arguments(given)), settings, show_progress="hidden")
-    forgotten = button(forget, actions.forget, [], show_progress="hidden")
-    for done in (saved, forgotten):
+    def keep(*given: Any) -> str:
+        return actions.save(from_arguments(given))
+
+    def turn(*given: Any) -> str:
+        return actions.forget() if actions.is_kept() else keep(*given)
+
+    for pressed, does, inputs in ((save, keep, settings), (forget, actions.forget, []), (star, turn, settings)):
+        done = button(pressed, does, inputs, show_progress="hidden")
         done.then(kept.read, [], [*kept.shown], show_progress="hidden")
     button(calibrate, lambda other, *given: actions.calibrate(from_arguments(given), other), [reference, *settings])
     return panel
@@ -165,19 +187,25 @@ def vae_list(first: str, label: str, elem_id: str, names: Callable[[bool], Seque
 
 
 def _rows_of(mode: Setting, built: Mapping[str, Any], build: Callable[..., None]) -> None:
-    """A row for each value of a mode that has settings of its own, which is there while the mode has that value."""
-    rows = {}
-    for value in mode.choices:
-        if own := [one for one in TABLE.values() if one.of == mode.name and one.mode == value]:
-            with gr.Row(visible=False) as rows[value]:
-                build(*own)
+    """Rows for what belongs to a mode, each there only while it means something: beside one value of the mode, or
+    beside every value but the default."""
+    rows: dict[str | None, Any] = {}
+    owned = [one for one in TABLE.values() if one.of == mode.name]
+    for value in dict.fromkeys(one.mode for one in owned):
+        with gr.Row(visible=False) as rows[value]:
+            build(*(one for one in owned if one.mode == value))
     if rows:
         built[mode.name].change(
-            lambda now: [gr.update(visible=now == value) for value in rows],
+            lambda now: [gr.update(visible=now == value if value else now != mode.default) for value in rows],
             [built[mode.name]],
             [*rows.values()],
             show_progress="hidden",
         )
+
+
+def names_html(names: Sequence[str]) -> str:
+    """The VAEs' names, for our script on the page: it completes `<vae:` with them."""
+    return f'<div hidden data-names="{html.escape(json.dumps(list(names)))}"></div>'
 
 
 def _choices(first: str, names: Sequence[str]) -> list[str]:

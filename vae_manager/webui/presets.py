@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from vae_manager.errors import BadInputError
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision
 from vae_manager.selection.preset_file import Preset, VaeWish
 from vae_manager.selection.settings import PanelSettings, said_by
 from vae_manager.webui.describe import refusal_of
 from vae_manager.webui.shelf import Shelf
+
+log = logging.getLogger("vae_manager")
 
 _NOBODY = "No checkpoint is loaded yet; generate a picture first."
 
@@ -56,6 +60,16 @@ def forget_preset(shelf: Shelf) -> str:
     except OSError as error:
         return f"The preset could not be removed ({error.strerror}); it is untouched."
     return f"Forgotten: {checkpoint.file.path.name} is chosen for by rules and what is known of it again."
+
+
+def is_kept(shelf: Shelf) -> bool:
+    """Whether the checkpoint that is loaded has a preset. Never raises: it stands on every page."""
+    try:
+        found = shelf.preview(PanelSettings(True))
+        return found is not None and shelf.chooser.presets.find(found[0]) is not None
+    except Exception:
+        log.exception("VAE Manager could not look for a preset")
+        return False
 
 
 def _refused(settings: PanelSettings, decision: Decision) -> str | None:

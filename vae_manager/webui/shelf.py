@@ -122,14 +122,15 @@ class Shelf:
         """What is known of a model's checkpoint."""
         return self.chooser.checkpoint(self.host.checkpoint(model), self.host.checkpoint_name(model))
 
-    def asked(self, settings: PanelSettings, model: Any, view: PictureJob | None = None) -> Asked:
+    def asked(self, settings: PanelSettings, model: Any | None, view: PictureJob | None = None) -> Asked:
         """What is asked for with this model loaded. The panel's line and a job both decide by this and nothing else, so
         that what the line promises is what the job gets.
 
         Args:
+            model: None: the one that comes next is not loaded yet.
             view: the job; None: the panel is on, and nothing is overridden.
         """
-        own, stage = self.host.loaded_vae(model), self.host.first_stage(model)
+        own, stage = self.host.loaded_vae(model), None if model is None else self.host.first_stage(model)
         job = None if view is None else self._overriding(view)
         standing = self._standing() if view is None else self.host.standing_vae()
         return Asked(
@@ -145,12 +146,13 @@ class Shelf:
         )
 
     def preview(self, settings: PanelSettings) -> tuple[Checkpoint, Decision] | None:
-        """What the checkpoint that is loaded would get with these settings; None while no model is loaded."""
-        model = self.host.current_model()
-        checkpoint = self.checkpoint(model) if model is not None else None
-        if model is None or checkpoint is None:
+        """What the next picture's checkpoint would get with these settings; None while there is none."""
+        model, place = self.host.current_model(), self.host.next_checkpoint()
+        checkpoint = self.chooser.checkpoint(*place) if place is not None else None
+        if place is None or checkpoint is None:
             return None
-        asked = self.asked(settings, model)
+        loaded = model is not None and self.host.checkpoint(model) == place[0]
+        asked = self.asked(settings, model if loaded else None)
         files = self.looking(asked)
         decision = self.chooser.decide(asked, None, checkpoint, files)
         # a chosen file's hash may tell that it is of another family; the automatic choice waits for the examiner

@@ -25,13 +25,10 @@ def line(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table that scrolls by itself where the page is narrow; every text is escaped."""
+    """An HTML table that scrolls by itself where the page is narrow (`style.css`); every text is escaped."""
 
     def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     body = "".join(row(cells, "td") for cells in rows)
-    return (
-        f'<div style="overflow-x: auto; font-size: smaller"><table><thead>{row(head, "th")}</thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return f'<div class="vae-manager-table"><table><thead>{row(head, "th")}</thead><tbody>{body}</tbody></table></div>'

@@ -56,6 +56,11 @@ class Host:
         """The checkpoint's path below the checkpoint folder."""
         return str(model.sd_checkpoint_info.name).replace("\\", "/")
 
+    def next_checkpoint(self) -> tuple[Path, str] | None:
+        """The checkpoint that the next picture is made with, and its name: the one that is loaded; None: none is."""
+        model = self.current_model()
+        return None if model is None else (self.checkpoint(model), self.checkpoint_name(model))
+
     def job_vae(self, job: PictureJob) -> str | None:
         """The VAE that this job overrides the host's settings with: a path, a name, 'None' (the baked one) or
         'Automatic'. None: the job overrides nothing. What stands in the settings is never the job's."""

@@ -34,6 +34,15 @@ class Forge(Host):
         found = self._vae_among(modules)
         return None if found == AUTOMATIC else Path(found)
 
+    def next_checkpoint(self) -> tuple[Path, str] | None:
+        # it is loaded with the first picture after it was chosen
+        from modules import sd_models
+
+        chosen = sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
+        if chosen is None:
+            return super().next_checkpoint()
+        return Path(chosen.filename), str(chosen.name).replace("\\", "/")
+
     def job_vae(self, job: PictureJob) -> str | None:
         # `sd_vae` does nothing in Forge itself: neither as an override nor in the stock X/Y/Z axis
         from modules import shared

@@ -1,0 +1,196 @@
+// What Gradio cannot do for the panel: follow the checkpoint, and complete `<vae:` in the prompts.
+// Every host's page differs a little, so each part looks for what it needs, and does nothing where that is absent.
+
+(() => {
+    "use strict";
+
+    const TABS = ["txt2img", "img2img"];
+    const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
+    const find = (selector) => root().querySelector(selector);
+
+    // --- the line follows the checkpoint
+
+    const checkpointNow = () => {
+        const box = find("#setting_sd_model_checkpoint input, #setting_sd_model_checkpoint select");
+        const loaded = typeof opts === "object" && opts ? opts.sd_checkpoint_hash || "" : "";
+        return box ? `${box.value}\n${loaded}` : null;
+    };
+
+    let seen = null;
+
+    const press = () => {
+        for (const tab of TABS) {
+            const button = find(`#vae_manager_${tab}_follow`);
+            if (button) {
+                button.click();
+            }
+        }
+    };
+
+    const follow = () => {
+        const now = checkpointNow();
+        if (now === null || now === seen) {
+            return;
+        }
+        const first = seen === null;
+        seen = now;
+        if (first) {
+            return; // with the page, the line is new anyway
+        }
+        press();
+        setTimeout(press, 1500); // the host may not have obeyed the page yet
+    };
+
+    // --- what the small buttons are for: Gradio 3.41 has no words for it
+
+    const TITLES = {
+        refresh: "Look at the folders again: VAEs, and what the checkpoint gets",
+        star: "Save these settings for this checkpoint, or forget what is saved",
+    };
+
+    const title = () => {
+        for (const tab of TABS) {
+            for (const [button, words] of Object.entries(TITLES)) {
+                const element = find(`#vae_manager_${tab}_${button}`);
+                if (element && !element.title) {
+                    element.title = words;
+                    element.setAttribute("aria-label", words);
+                }
+            }
+        }
+    };
+
+    // --- completion
+
+    const OPEN = /<vae:([^<>\n]*)$/i;
+    let list = null; // what is open: {box, element, names, at}
+
+    const names = () => {
+        for (const tab of TABS) {
+            const held = find(`#vae_manager_${tab}_names [data-names]`);
+            if (held) {
+                try {
+                    return JSON.parse(held.dataset.names);
+                } catch {
+                    return [];
+                }
+            }
+        }
+        return [];
+    };
+
+    const otherIsOpen = () =>
+        [...document.querySelectorAll(".autocompleteResults")].some((each) => each.offsetParent !== null);
+
+    const close = () => {
+        if (list) {
+            list.element.remove();
+            list.box.removeAttribute("aria-activedescendant");
+            list = null;
+        }
+    };
+
+    const mark = (at) => {
+        const items = [...list.element.children];
+        list.at = (at + items.length) % items.length;
+        items.forEach((item, index) => item.setAttribute("aria-selected", String(index === list.at)));
+        items[list.at].scrollIntoView({block: "nearest"});
+        list.box.setAttribute("aria-activedescendant", items[list.at].id);
+    };
+
+    const take = (name) => {
+        const box = list.box;
+        const before = box.value.slice(0, box.selectionStart).replace(OPEN, `<vae:${name}>`);
+        const rest = box.value.slice(box.selectionStart).replace(/^[^<>\n,]*>/, "");
+        close();
+        box.value = before + rest;
+        box.selectionStart = box.selectionEnd = before.length;
+        // Gradio listens to the event, not to the value
+        box.dispatchEvent(new Event("input", {bubbles: true}));
+    };
+
+    const show = (box) => {
+        close();
+        const typed = OPEN.exec(box.value.slice(0, box.selectionStart));
+        if (!typed || box.selectionStart !== box.selectionEnd || otherIsOpen()) {
+            return;
+        }
+        const wanted = typed[1].toLowerCase();
+        const found = names().filter((name) => name.toLowerCase().includes(wanted)).slice(0, 20);
+        if (found.length === 0) {
+            return;
+        }
+        const element = document.createElement("ul");
+        element.className = "vae-manager-names";
+        element.setAttribute("role", "listbox");
+        element.setAttribute("aria-label", "VAEs");
+        found.forEach((name, index) => {
+            const item = document.createElement("li");
+            item.id = `vae-manager-name-${index}`;
+            item.setAttribute("role", "option");
+            item.textContent = name; // never markup
+            item.addEventListener("mousedown", (event) => {
+                event.preventDefault(); // the box keeps the focus
+                take(name);
+            });
+            element.append(item);
+        });
+        const place = box.getBoundingClientRect();
+        element.style.left = `${place.left + window.scrollX}px`;
+        element.style.top = `${place.bottom + window.scrollY}px`;
+        document.body.append(element);
+        list = {box, element, names: found, at: 0};
+        mark(0);
+    };
+
+    const keys = (event) => {
+        if (!list || event.target !== list.box || event.ctrlKey || event.altKey || event.metaKey) {
+            return;
+        }
+        const does = {
+            ArrowDown: () => mark(list.at + 1),
+            ArrowUp: () => mark(list.at - 1),
+            Enter: () => take(list.names[list.at]),
+            Tab: () => take(list.names[list.at]),
+            Escape: close,
+        }[event.key];
+        if (does) {
+            event.preventDefault();
+            event.stopImmediatePropagation();
+            does();
+        }
+    };
+
+    const isPrompt = (box) =>
+        box instanceof HTMLTextAreaElement && TABS.some((tab) => box.closest(`#${tab}_prompt, #hires_prompt`));
+
+    // --- beginnings
+
+    const start = () => {
+        document.addEventListener("input", (event) => {
+            if (isPrompt(event.target) && event.isTrusted) {
+                show(event.target);
+            }
+        });
+        document.addEventListener("keydown", keys, true);
+        document.addEventListener("focusout", close);
+        let waiting = 0;
+        new MutationObserver(() => {
+            clearTimeout(waiting);
+            waiting = setTimeout(() => {
+                title();
+                follow();
+            }, 200);
+        }).observe(document.body, {childList: true, subtree: true});
+        if (typeof onOptionsChanged === "function") {
+            onOptionsChanged(follow); // AUTOMATIC1111 has loaded the checkpoint then
+        }
+        follow();
+    };
+
+    if (document.readyState === "loading") {
+        document.addEventListener("DOMContentLoaded", start);
+    } else {
+        start();
+    }
+})();
