@@ -13,7 +13,7 @@ from vae_manager.color.blind import SURE, abstains, judge, looks_right
 from vae_manager.color.evidence import Evidence, Finding, Reference
 from vae_manager.color.faults import TOO_STRONG, WASHED_OUT
 from vae_manager.color.matrix import is_identity
-from vae_manager.color.pool import MIN_PICTURES, MIN_VETO, different, pooled_map, too_strong
+from vae_manager.color.pool import MIN_PICTURES, MIN_VETO, Ends, different, ends, pooled_map, too_strong
 from vae_manager.color.reference import MAX_RESIDUAL, fit_reference
 from vae_manager.color.statistics import Statistics, statistics
 
@@ -92,13 +92,22 @@ def _by_pool(own: list[Statistics], score: float, note: str) -> Finding | None:
         reason = f"{TOO_STRONG}: most of {count} pictures of this session are driven beyond black and white{note}"
         remedy = "look at the scale that latents are divided by; what was clipped cannot be brought back"
         return Finding("session", 1 - 1 / count, reason, score=score, remedy=remedy)
+    found = ends(own)
     if is_identity(matrix):
-        reason = f"{count} pictures of this session reach black or white, so the VAE does what it should{note}"
-        return Finding("none", 1 - 1 / count, reason, score=score)
+        return Finding("none", 1 - 1 / count, f"{_nothing_seen(found, count)}{note}", score=score)
     if count < MIN_PICTURES:
         return None
-    reason = f"{WASHED_OUT}: none of {count} pictures of this session reaches black or white{note}"
+    missing = " or ".join(name for name, gone in (("black", found.black), ("white", found.white)) if gone)
+    reason = f"{WASHED_OUT}: none of {count} pictures of this session reaches {missing}{note}"
     return Finding("session", 1 - 1 / count, reason, matrix, True, score)
+
+
+def _nothing_seen(found: Ends, count: int) -> str:
+    """That no fault was seen, and no more: what overshoots reaches black and white through a flat VAE as well."""
+    if found.reached == "black and white":
+        return f"{count} pictures of this session reach black and white: they show no fault of the VAE"
+    reached = f"only {found.reached}" if found.reached else "neither black nor white"
+    return f"left alone: {count} pictures of this session reach {reached}, which may be their look"
 
 
 def _by_picture(seen: Statistics, score: float, matrix: Tensor, note: str) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -74,6 +74,35 @@ class Statistics:
     clipped: float
     """Share of pixels with a channel at 0 or 1 (as near as `BINS` tell), or beyond."""
     finite: bool = True
+    own_floors: tuple[float, ...] = ()
+    """The 0.05 % quantiles of red, green and blue as the decoder put them out, before the clamp; empty: not known."""
+    own_ceilings: tuple[float, ...] = ()
+    """Their 99.95 % quantiles."""
+
+
+@dataclass(frozen=True)
+class OwnEnds:
+    """How far below 0 and above 1 a decoder went, before the clamp."""
+
+    floors: tuple[float, ...]
+    """The 0.05 % quantile of red, green and blue."""
+    ceilings: tuple[float, ...]
+    """Their 99.95 % quantiles."""
+
+    def on(self, seen: Statistics) -> Statistics:
+        """The picture's statistics, with this added."""
+        return replace(seen, own_floors=self.floors, own_ceilings=self.ceilings)
+
+
+def own_ends(pixels: Tensor) -> OwnEnds | None:
+    """Of what a decoder puts out (3, H, W), 0 being black and 1 white; None where it is not finite."""
+    stride = max(1, math.ceil(math.sqrt(pixels.shape[1] * pixels.shape[2] / SAMPLE)))
+    v = _sample(pixels[:, ::stride, ::stride]).reshape(3, -1)
+    if not math.isfinite(float(v.sum())):
+        return None
+    low, high = (int(at * (v.shape[1] - 1)) for at in (FLOORS[0], CEILINGS[0]))
+    ordered = np.partition(v, (low, high), axis=1)
+    return OwnEnds(tuple(ordered[:, low].tolist()), tuple(ordered[:, high].tolist()))
 
 
 NOT_FINITE = Statistics(
