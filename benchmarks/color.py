@@ -9,6 +9,7 @@ Peers are measured where they can be imported or run: ImageMagick (`convert`), k
 is *moved* when its mean ΔE is above 0.5. Faults are applied in float and rounded to 8 bits; peers get those 8 bits.
 """
 
+# pyright: basic
 from __future__ import annotations
 
 import argparse

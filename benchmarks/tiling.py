@@ -12,6 +12,7 @@ figures are medians over the rounds. Time: CPU time of the process, over that of
 the whole decode's. Error: against the whole decode in float64, in 8-bit levels. Threads: OMP_NUM_THREADS.
 """
 
+# pyright: basic
 from __future__ import annotations
 
 import argparse

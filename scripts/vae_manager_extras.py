@@ -1,5 +1,7 @@
 """The Extras tab's entry: the panel there, and the call. What is done stands in `vae_manager/webui/extras.py`."""
 
+# the host calls these, and types nothing
+# pyright: basic, reportMissingImports=false
 from __future__ import annotations
 
 import logging

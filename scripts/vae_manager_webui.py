@@ -1,5 +1,7 @@
 """The WebUI's entry: hooks the session, the panel, the axes and the routes in. Everything else is in `vae_manager/`."""
 
+# the host calls these, and types nothing
+# pyright: basic, reportMissingImports=false
 from __future__ import annotations
 
 import gradio as gr

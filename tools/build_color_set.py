@@ -12,6 +12,7 @@ odd and must be left alone.
 docs/color.md), and are applied by whoever measures, in float.
 """
 
+# pyright: basic
 from __future__ import annotations
 
 import argparse

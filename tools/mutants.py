@@ -9,6 +9,7 @@ Each change is made in a copy of the working tree in a temporary folder. The mut
 `mutant_list_webui.py`.
 """
 
+# pyright: basic
 from __future__ import annotations
 
 import argparse

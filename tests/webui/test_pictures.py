@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tests.conftest import make_state, make_vae
 from tests.webui.test_session import Job, OneModel
-from vae_manager.codec.kinds.tiny.network import TinyConfig, make_decoder
+from vae_manager.codec.kinds.tiny.network import TinyConfig, make_decoder, make_encoder
 from vae_manager.codec.whole import decode
 from vae_manager.library.hashing import sha256_of
 from vae_manager.selection.decision import AUTOMATIC
@@ -273,6 +273,16 @@ def test_a_tiny_autoencoder_decodes_and_the_hosts_own_encodes(session, host):
     assert job.sd_vae_hash == "host's"  # per picture, in the infotext's own parameters
     sha256 = sha256_of(host.folder / "VAE" / "taesd_decoder.safetensors")
     assert job.extra_generation_params["VAE hash"](all_prompts=job.all_prompts, index=0) == sha256[:10]
+
+
+def test_a_tiny_encoder_alone_is_refused_and_the_next_choice_decodes(session, host):
+    torch.manual_seed(0)
+    state = {k: v.contiguous() for k, v in make_encoder(TinyConfig()).state_dict().items()}
+    save_file(state, str(host.folder / "VAE" / "taesd_encoder.safetensors"))
+    session.shelf.files(refresh=True)
+    job = start(session, ["x <vae:taesd_encoder>"])
+    assert torch.allclose(decode_batch(session, host, Z[:1]), by(1, 0), atol=1e-5)
+    assert any("the encoder of a TAESD alone" in comment for comment in job.comments), job.comments
 
 
 @pytest.mark.parametrize("mode", ["auto", "exact"])

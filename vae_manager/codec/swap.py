@@ -144,7 +144,7 @@ def _assign(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
     for name, parameter in parameters.items():
         parent, _, leaf = name.rpartition(".")
         # not setattr: it would look the class up for each of some 250 tensors, and hosts hook it
-        module.get_submodule(parent)._parameters[leaf] = parameter
+        module.get_submodule(parent)._parameters[leaf] = parameter  # pyright: ignore[reportPrivateUsage]
 
 
 def _latent_channels(shapes: Mapping[str, tuple[int, ...]]) -> int | None:

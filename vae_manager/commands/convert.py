@@ -35,4 +35,4 @@ def convert(args: argparse.Namespace) -> Result:
     origin = {KEY: loaded.padding} if loaded.padding else None
     save_vae(output, state, groups, None if isinstance(found, VaeFileError) else found.identity, origin)
     document = {"output": str(output), "tensors": len(state), "bytes": output.stat().st_size}
-    return Result(document, f"Wrote {output} ({len(state)} tensors, {megabytes(document['bytes'])}).")
+    return Result(document, f"Wrote {output} ({len(state)} tensors, {megabytes(output.stat().st_size)}).")

@@ -41,7 +41,7 @@ def merge(args: argparse.Namespace) -> Result:
         "bytes": output.stat().st_size,
     }
     text = f"Wrote {output}: {1 - args.alpha:.0%} {sources[0].path.name}, {args.alpha:.0%} {sources[1].path.name}"
-    return Result(document, f"{text} ({len(merged)} tensors, {megabytes(document['bytes'])}).")
+    return Result(document, f"{text} ({len(merged)} tensors, {megabytes(output.stat().st_size)}).")
 
 
 def _report(file: VaeFile) -> Report:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from vae_manager.codec.kinds.registry import KINDS
 from vae_manager.library import families
@@ -141,7 +142,12 @@ def _stem(name: str) -> str:
     return stem.removesuffix(".vae")
 
 
-def _vae(entry: dict) -> KnownVae:
+def _file(entry: dict[str, Any]) -> KnownFile:
+    fields: dict[str, Any] = {**entry, "names": tuple(entry["names"])}
+    return KnownFile(**fields)
+
+
+def _vae(entry: dict[str, Any]) -> KnownVae:
     return KnownVae(
         id=entry["id"],
         name=entry["name"],
@@ -151,6 +157,6 @@ def _vae(entry: dict) -> KnownVae:
         quirks=tuple(entry["quirks"]),
         licence=entry["licence"],
         aliases=tuple(entry["aliases"]),
-        files=tuple(KnownFile(**{**file, "names": tuple(file["names"])}) for file in entry["files"]),
+        files=tuple(_file(file) for file in entry["files"]),
         note=entry.get("note", ""),
     )

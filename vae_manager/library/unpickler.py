@@ -31,7 +31,7 @@ class Storage(NamedTuple):
     key: str
     start: int
     """The first number in the storage of that key."""
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class Stored(NamedTuple):

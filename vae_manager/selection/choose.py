@@ -318,8 +318,11 @@ def _certain(job: _Job, checkpoint: Checkpoint) -> Iterator[VaeFile]:
             continue
         try:
             # hundreds of files are asked, so only the one that fits is looked at again on the disk
-            certain = _is_certain(quick, listed) and _is_certain(quick, file := _present(listed))
-            if certain and checkpoint.damage(file) is None:
+            if (
+                _is_certain(quick, listed)
+                and _is_certain(quick, file := _present(listed))
+                and checkpoint.damage(file) is None
+            ):
                 yield file
         except (VaeFileError, OSError):
             continue

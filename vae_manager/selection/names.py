@@ -137,7 +137,7 @@ class VaeIndex:
         return self._ranked(lambda file: _named(file) if self._is_unlisted(file) else [])
 
     def _ranked(self, known_of: Callable[[VaeFile], list[tuple[int, KnownVae]]]) -> dict[str, list[VaeFile]]:
-        ranked: dict[str, list[tuple[tuple, VaeFile]]] = {}
+        ranked: dict[str, list[tuple[tuple[int, bool, str], VaeFile]]] = {}
         for file in self.files:
             for rank, vae in known_of(file):
                 order = (rank, not is_safetensors_name(file.path), file.name)

@@ -127,7 +127,9 @@ def _limit(device: torch.device, watch: Watch) -> int:
     return min(free, watch.memory_limit) if watch.memory_limit else free
 
 
-def _streamed(inner: Callable, coder: nn.Module, x: Tensor, plan: Plan, vae: Any, watch: Watch) -> Tensor | None:
+def _streamed(
+    inner: Callable[[Tensor], Tensor], coder: nn.Module, x: Tensor, plan: Plan, vae: Any, watch: Watch
+) -> Tensor | None:
     """The streamed result; None where it failed, which was told."""
     noun, stream = _noun(plan.decodes), stream_decode if plan.decodes else stream_encode
     before = watch.interrupted()  # a job that was stopped while sampling still wants its picture
@@ -172,7 +174,9 @@ def _no_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]
         return contextlib.nullcontext()
 
 
-def _rescue(inner: Callable, coder: nn.Module, x: Tensor, decodes: bool, vae: Any, watch: Watch) -> Tensor | None:
+def _rescue(
+    inner: Callable[[Tensor], Tensor], coder: nn.Module, x: Tensor, decodes: bool, vae: Any, watch: Watch
+) -> Tensor | None:
     """The result that the host's own way did not give: it ran out of memory, or overflowed half precision."""
     release_cached(x.device)
     try:

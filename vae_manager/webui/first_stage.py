@@ -41,7 +41,7 @@ class Hook:
         return self.around(self.inner, *args, **kwargs) if self.active else self.inner(*args, **kwargs)
 
     @property
-    def __class__(self) -> type:
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
         """To `isinstance`, what stood there before: another tiler looks so for its own function, to take it out."""
         return Hook if self.own is None else type(self.own)
 

@@ -58,6 +58,6 @@ def _load(file: VaeFile) -> TinyAutoencoder:
         state = load_state(file, torch.float32)
         tiny = state.network()
     assert isinstance(tiny, TinyAutoencoder)
-    if tiny.decoder is None:
+    if tiny.decoder_config is None:
         raise VaeFileError("it is the encoder of a TAESD alone; choose the file with its decoder")
     return tiny

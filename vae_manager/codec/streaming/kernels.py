@@ -17,7 +17,7 @@ tensor where that is possible, a cast, transformed or scaled one otherwise; it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -155,7 +155,7 @@ def _direct(weight: Tensor, bias: Tensor | None, stride: int) -> Kernel:
     return run
 
 
-def _transformed(weight: Tensor, g: list[list[float]]) -> Tensor:
+def _transformed(weight: Tensor, g: Sequence[Sequence[float]]) -> Tensor:
     """G w Gᵀ of every pair of channels: (C', C, 3, 3) → (planes, C, C'), as one matrix product with G ⊗ G."""
     c_out, c_in = weight.shape[:2]
     one_axis = torch.tensor(g, dtype=torch.float64)

@@ -141,7 +141,7 @@ class TinyAutoencoder(Network[TinyConfig]):
             self.decoder = make_decoder(decoder)
 
     @property
-    def config(self) -> TinyConfig:
+    def config(self) -> TinyConfig:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The decoder's configuration, or the encoder's where there is no decoder."""
         config = self.decoder_config or self.encoder_config
         assert config is not None, "build_taesd makes no autoencoder without either half"
