@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from vae_manager.library.families import family_title
 
 from tests.codec.streaming_vaes import scaled_weights
 from vae_manager.cli import main
 from vae_manager.codec.kinds.tiny.network import TinyAutoencoder, TinyConfig, build_taesd
 from vae_manager.codec.latents import Latent, save_latent
 from vae_manager.commands import bench
-from vae_manager.library.families import family_title
 
 SMALL = TinyConfig(4, (8, 8, 8, 8), (1, 1, 1, 1))
 

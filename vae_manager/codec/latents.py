@@ -20,8 +20,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from vae_manager.errors import BadInputError
+from vae_manager.latents.spaces import space_of
 from vae_manager.library.downloads import described
-from vae_manager.library.families import FAMILIES
 from vae_manager.writing import save_tensors
 
 MAX_BYTES = 4 << 30
@@ -149,10 +149,11 @@ def _from_npz(path: Path) -> Latent:
     ending = next((ending for ending in _TRAINERS if path.name.lower().endswith(ending)), None)
     if ending is None:
         return Latent(z)
-    family = FAMILIES[_TRAINERS[ending]]
-    if ending == "_flux.npz" and family.scale_factor:  # Flux's own autoencoder scales as it encodes
-        z = z / family.scale_factor + family.shift_factor
-    return Latent(z, _TRAINERS[ending], family.scale_factor)
+    space = space_of(_TRAINERS[ending])
+    assert space is not None  # the table names spaces that there are
+    if ending == "_flux.npz" and space.scale:  # Flux's own autoencoder scales as it encodes
+        z = z / space.scale + space.shift
+    return Latent(z, _TRAINERS[ending], space.scale)
 
 
 def _picture(array: np.ndarray, path: Path) -> Tensor:

@@ -34,8 +34,7 @@ from vae_manager.commands.convert import DTYPES
 from vae_manager.commands.measure import Measured, measure
 from vae_manager.commands.outputs import check_output
 from vae_manager.errors import BadInputError, VaeFileError
-from vae_manager.latents.spaces import space_of
-from vae_manager.library.families import FAMILIES, family_title
+from vae_manager.latents.spaces import SPACES, space_of, title_of
 from vae_manager.library.identify import Identity, identify
 from vae_manager.library.state import load_state
 
@@ -107,9 +106,9 @@ def _check_family(latent: Latent, identity: Identity) -> None:
         BadInputError: it is.
     """
     ours, theirs = identity.family, latent.family
-    if ours != theirs and ours in FAMILIES and theirs in FAMILIES:
+    if ours != theirs and space_of(ours) and space_of(theirs):
         raise BadInputError(
-            f"The latent says that it is {family_title(theirs)}'s, and the VAE is {family_title(ours)}'s: its picture "
+            f"The latent says that it is {title_of(theirs)}'s, and the VAE is {title_of(ours)}'s: its picture "
             "would be of wrong colours; use a VAE of the latent's family."
         )
 
@@ -211,9 +210,12 @@ def latent_for(identity: Identity, latent: Latent) -> Tensor:
     if space is None or space.scale is None:
         raise BadInputError(
             "A tiny VAE works on scaled latents, and the scale is not known here: the latent file must name its "
-            f"family (one of {', '.join(FAMILIES)}) in its metadata."
+            f"family (one of {', '.join(_SCALED)}) in its metadata."
         )
     return to_model(latent.z, space) if tiny else of_model(latent.z, space)
+
+
+_SCALED = tuple(space.family for space in SPACES.values() if space.scale is not None and space.decoded_here)
 
 
 def _device(name: str) -> torch.device:

@@ -13,7 +13,7 @@ from vae_manager.codec.latents import Latent, load_latent, save_latent
 from vae_manager.commands import Result
 from vae_manager.commands.outputs import check_output
 from vae_manager.errors import BadInputError
-from vae_manager.library.families import family_title
+from vae_manager.latents.spaces import title_of
 
 MAX_STEPS = 10_000
 
@@ -85,7 +85,7 @@ def _check_pair(first: Latent, last: Latent) -> None:
     families = {latent.family for latent in (first, last)} - {"unknown"}
     scales = {latent.scale_factor for latent in (first, last)} - {None}
     if len(families) > 1:
-        titles = " and of ".join(map(family_title, sorted(families)))
+        titles = " and of ".join(map(title_of, sorted(families)))
         raise BadInputError(f"The latents are of {titles}, and nothing lies between those; encode both with one VAE.")
     if len(scales) > 1:
         raise BadInputError("The latents have different scale factors: they are of two VAEs; encode both with one.")

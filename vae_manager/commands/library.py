@@ -9,7 +9,6 @@ from pathlib import Path
 
 from vae_manager.commands import Result, megabytes, one_line, open_file
 from vae_manager.errors import BadInputError, VaeFileError
-from vae_manager.library.families import family_title
 from vae_manager.library.files import Folder, find_vaes
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.report import quick_report, report
@@ -33,7 +32,7 @@ def list_files(args: argparse.Namespace) -> Result:
             continue
         documents.append({"name": file.name, **found.document()})
         known = f" = {found.known.name}" if found.known else ""
-        kind = f"{family_title(found.family)}, {found.identity.dtype}, {megabytes(file.size)}"
+        kind = f"{found.title}, {found.identity.dtype}, {megabytes(file.size)}"
         if found.identity.problems:
             lines.append(f"✗ {VaeFileError(found.identity.problems[0]).sentence(one_line(file.name))}")
             continue

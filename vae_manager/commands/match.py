@@ -12,7 +12,6 @@ from typing import Any
 from vae_manager.commands import Result, open_file
 from vae_manager.commands.outputs import check_output
 from vae_manager.errors import BadInputError, VaeFileError
-from vae_manager.library.families import family_title
 from vae_manager.library.files import MARKED_SUFFIXES, Folder, find_vaes, model_files
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.identify import identify
@@ -142,7 +141,7 @@ def checkpoint_files(folder: Path) -> Iterator[Path]:
 
 def _is_other(checkpoint: Checkpoint) -> bool:
     """A VAE, LoRA or anything else that is no checkpoint."""
-    return checkpoint.family == "unknown" and not checkpoint.facts.has_vae and checkpoint.facts.problem is None
+    return checkpoint.space is None and not checkpoint.facts.has_vae and checkpoint.facts.problem is None
 
 
 def _refuse_other_files(checkpoint: Checkpoint) -> None:
@@ -166,6 +165,8 @@ def _document(checkpoint: Checkpoint, decision: Decision, matcher: Matcher) -> d
     return {
         "checkpoint": str(checkpoint.file.path),
         "family": checkpoint.family,
+        "architecture": checkpoint.facts.architecture,
+        "latent_space": checkpoint.space.id if checkpoint.space else "unknown",
         "vae": _path(decision),
         "source": decision.source if decision.kind != "host" else None,
         "reason": _reason(decision),
@@ -196,7 +197,7 @@ def _chosen(decision: Decision) -> str:
 
 
 def _story(checkpoint: Checkpoint, decision: Decision, document: dict[str, Any]) -> str:
-    lines = [f"{checkpoint.name} ({family_title(checkpoint.family)}): {_chosen(decision)} — {document['reason']}"]
+    lines = [f"{checkpoint.name} ({checkpoint.title}): {_chosen(decision)} — {document['reason']}"]
     lines += [f"  {row['step']:>10}  {row['outcome']:<11}  {row['detail']}" for row in document["trace"]]
     for key in ("encode_vae", "hires_vae", *(setting.key for setting in RULED), "adjust", "baked_same_as"):
         if document[key] is not None:

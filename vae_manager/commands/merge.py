@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from vae_manager import __version__
 from vae_manager.commands import Result, about, megabytes, open_file
 from vae_manager.commands.outputs import check_vae_output, save_vae
 from vae_manager.errors import BadInputError, VaeFileError
-from vae_manager.library.families import FAMILIES, family_title
+from vae_manager.latents.spaces import space_of, title_of
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.merge import merge_states
@@ -30,8 +31,10 @@ def merge(args: argparse.Namespace) -> Result:
     with about(f"{sources[0].path.name} and {sources[1].path.name}"):
         merged = merge_states(states[0], states[1], args.alpha)
     family = _one_family(reports)
-    facts = FAMILIES.get(family)
-    scaled = facts if facts and facts.scale_factor is not None else reports[0].identity
+    space = space_of(family)
+    scaled = reports[0].identity
+    if space is not None and space.scale is not None:
+        scaled = replace(scaled, scale_factor=space.scale, shift_factor=space.shift)
     save_vae(output, merged, states[0].norm_groups, scaled, _origin(reports, args.alpha))
     document = {
         "output": str(output),
@@ -68,7 +71,7 @@ def _one_family(reports: list[Report]) -> str:
     known = sorted(set(families) - {"unknown"})
     if len(known) > 1:
         names = " and ".join(
-            f"{found.file.path.name} ({family_title(family)})" for found, family in zip(reports, families, strict=True)
+            f"{found.file.path.name} ({title_of(family)})" for found, family in zip(reports, families, strict=True)
         )
         raise BadInputError(f"{names} have different latent spaces: what lies between them decodes neither.")
     return known[0] if known else "unknown"

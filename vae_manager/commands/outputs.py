@@ -57,7 +57,7 @@ def check_vae_output(output: Path, sources: Sequence[VaeFile], *others: Path | s
 
 
 class Scaled(Protocol):
-    """What says how latents are scaled: a file's `Identity` or a family's facts."""
+    """What says how latents are scaled, such as a file's `Identity`."""
 
     @property
     def scale_factor(self) -> float | None: ...

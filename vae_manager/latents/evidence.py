@@ -66,9 +66,12 @@ class Known:
         return len(self.firm) == 1
 
 
+NOT_KNOWN = Known()
+
+
 def settle(claims: Iterable[Claim]) -> Known:
     """What the claims leave, the strongest first. Of equally strong ones the first has the word."""
-    known = Known()
+    known = NOT_KNOWN
     for claim in sorted(claims, key=lambda claim: -claim.evidence):
         left = claim.spaces & known.spaces if known.spaces else claim.spaces
         if left and left != known.spaces:

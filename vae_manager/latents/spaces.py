@@ -112,7 +112,7 @@ SPACES = MappingProxyType({
         LatentSpace("hunyuan-video", "HunyuanVideo", 16, 8, "other", 0.476986, video=True),
         LatentSpace("hunyuan-video15", "HunyuanVideo 1.5", 32, 16, "other", 1.03682, video=True),
         LatentSpace("hunyuan-image21", "HunyuanImage 2.1", 64, 32, "other", 0.75289),
-        LatentSpace("dc-ae", "Sana (DC-AE)", 32, 32, "other", 0.41407),
+        LatentSpace("dc-ae", "Sana (DC-AE)", 32, 32, "other", 0.41407, family="sana"),
         LatentSpace("cascade", "Stable Cascade", 16, 42, "other"),
         LatentSpace("svd", "Stable Video Diffusion", 4, 8, "other", 0.18215, video=True),
         LatentSpace("sd-x4", "the SD 2 upscaler", 4, 4, "other", 0.08333),

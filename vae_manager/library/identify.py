@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from vae_manager.codec.kinds.kind import Facts
+from vae_manager.codec.kinds.kind import Facts, KindName
 from vae_manager.codec.kinds.kl.config import DEFAULT_NORM_GROUPS
 from vae_manager.errors import VaeFileError
+from vae_manager.latents.claims import of_metadata, of_vae_scale, of_vae_shape
+from vae_manager.latents.evidence import NOT_KNOWN, Claim, Evidence, Known, settle
+from vae_manager.latents.reading import Found, architecture_of
+from vae_manager.latents.spaces import SPACES
 from vae_manager.library.diffusers_folder import telling_parts
 from vae_manager.library.dtypes import is_float
-from vae_manager.library.families import FAMILIES
 from vae_manager.library.files import VaeFile
 from vae_manager.library.headers import Header, TensorTable
 from vae_manager.library.layouts import Layout, canonical_shapes, detect_layout
@@ -28,7 +31,7 @@ class Identity:
     layout: str
     """'checkpoint', or as `layouts.Layout` names it: 'ldm', 'diffusers' …"""
     family: str
-    """A key of `families.FAMILIES`, the family of a kind that has one of its own, or 'unknown'."""
+    """The latent space's family (`latents.spaces`), that of a kind that has one of its own, or 'unknown'."""
     family_evidence: str
     latent_channels: int | None
     scale_factor: float | None
@@ -41,6 +44,12 @@ class Identity:
     problems: tuple[str, ...] = ()
     encodes: bool = True
     """False where a KL autoencoder's decoder stands alone."""
+    latents: Known = NOT_KNOWN
+    """Which latent spaces it may decode, as far as its header tells."""
+    kind: KindName = "kl"
+    """What kind of autoencoder it is: a key of `codec.kinds.registry.BY_NAME`."""
+    architecture: str | None = None
+    """Of the checkpoint that it is baked into: an id of `latents.architectures`."""
 
 
 def identify(file: VaeFile) -> Identity:
@@ -76,24 +85,28 @@ def norm_groups_of(metadata: Mapping[str, str]) -> int:
 def _told_by_numbers(format_: str, header: Header, layout: Layout) -> Identity:
     groups = norm_groups_of(header.metadata)
     facts = vae_shape(header.tensors, groups)
-    family, evidence = _family(facts.latent_channels, header, layout)
-    known = FAMILIES.get(family)
+    found = architecture_of_table(header.tensors) if layout.checkpoint else None
+    known = settle(_claims(layout, facts.latent_channels, header, found))
+    space = SPACES.get(known.space)
     scale = _number(header.metadata, "scale_factor")
     shift = _number(header.metadata, "shift_factor")
     return Identity(
         format=format_,
         layout="checkpoint" if layout.checkpoint else layout.name,
-        family=family,
-        family_evidence=evidence,
+        family=space.family if space else "unknown",
+        family_evidence=_evidence(known, facts.latent_channels),
         latent_channels=facts.latent_channels,
-        scale_factor=scale if scale is not None else known and known.scale_factor,
-        shift_factor=shift if shift is not None else known and known.shift_factor,
+        scale_factor=scale if scale is not None else space and space.scale,
+        shift_factor=shift if shift is not None else space and space.shift,
         dtype=_dtype(header),
         parameters=_parameters(header),
         norm_groups=groups,
         title=header.metadata.get("title"),
         problems=facts.problems,
         encodes=facts.encodes,
+        latents=known,
+        kind=layout.kind.name,
+        architecture=found.architecture.id if found else None,
     )
 
 
@@ -122,7 +135,9 @@ def _of_one_family(format_: str, header: Header, layout: Layout, family: str) ->
         facts = vae_shape(header.tensors, norm_groups_of(header.metadata))
     except VaeFileError as error:
         facts = Facts(None, problems=(str(error),))
-    scaled = layout.kind.latents_scaled
+    scaled, own = layout.kind.latents_scaled, layout.kind.own_space
+    found = architecture_of_table(header.tensors) if layout.checkpoint else None
+    known = NOT_KNOWN if scaled or own else settle(_claims(layout, facts.latent_channels, header, found))
     return Identity(
         format=format_,
         layout=layout.name,
@@ -136,42 +151,43 @@ def _of_one_family(format_: str, header: Header, layout: Layout, family: str) ->
         norm_groups=DEFAULT_NORM_GROUPS,
         title=header.metadata.get("title"),
         problems=facts.problems,
+        latents=known,
+        kind=layout.kind.name,
+        architecture=found.architecture.id if found else None,
     )
 
 
-def _family(channels: int | None, header: Header, layout: Layout) -> tuple[str, str]:
-    if layout.checkpoint:
-        family = checkpoint_family(header)
-        if family != "unknown":
-            return family, "the checkpoint's own tensors"
-    scale = _number(header.metadata, "scale_factor")
-    for family in FAMILIES.values():
-        if scale is not None and family.scale_factor == scale and family.latent_channels == channels:
-            return family.id, "the scale factor in its metadata"
-    if "bn.running_mean" in header.tensors or channels == 32:
-        return "flux2", "32 latent channels"
-    return "unknown", {
-        4: "4 latent channels: SD1 or SDXL, whose VAEs have the same shapes",
-        16: "16 latent channels: SD3 or Flux, whose VAEs have the same shapes",
-    }.get(channels or 0, f"{channels} latent channels fit no family that is known")
+def _claims(layout: Layout, channels: int | None, header: Header, found: Found | None) -> list[Claim]:
+    """What a header says of the latent space of its VAE; the checkpoint around it has the first word."""
+    claims = [replace(found.claim, evidence=Evidence.SHAPES)] if found else []
+    if channels is None:
+        return claims
+    claims.append(of_vae_shape(layout.kind.name, channels))
+    if (scale := _number(header.metadata, "scale_factor")) is not None:
+        claims.append(of_vae_scale(scale, channels))
+    return claims
 
 
-def checkpoint_family(header: Header) -> str:
-    """The family of a whole checkpoint, by tensors that only that family has."""
-    return _checkpoint_family(header.tensors)
+def _evidence(known: Known, channels: int | None) -> str:
+    if len(known.spaces) == 1:
+        return known.detail
+    titles = " or ".join(SPACES[space].title for space in sorted(known.spaces, key=list(SPACES).index))
+    if titles:
+        return f"{channels} latent channels: {titles}, whose VAEs have the same shapes"
+    return f"{channels} latent channels fit no family that is known"
 
 
 @lru_cache(maxsize=64)
-def _checkpoint_family(names: TensorTable) -> str:
-    if any(".joint_blocks." in name for name in names):
-        return "sd3"
-    if any(".double_blocks." in name or name.startswith("double_blocks.") for name in names):
-        return "flux"
-    if any(name.startswith("conditioner.embedders.") for name in names):
-        return "sdxl"
-    if any(name.startswith("cond_stage_model.") for name in names):
-        return "sd1"
-    return "unknown"
+def architecture_of_table(tensors: TensorTable) -> Found | None:
+    """The architecture of the model among a file's tensors; remembered, for many files have the very same table."""
+    return architecture_of(tensors)
+
+
+def checkpoint_claims(header: Header) -> list[Claim]:
+    """What a checkpoint's header says of the latent space that it paints in."""
+    found = architecture_of_table(header.tensors)
+    claims = [found.claim] if found else []
+    return [claim for claim in (*claims, of_metadata(header.metadata)) if claim.spaces]
 
 
 def _number(metadata: Mapping[str, str], key: str) -> float | None:

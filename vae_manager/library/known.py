@@ -19,11 +19,13 @@ from types import MappingProxyType
 from typing import Any
 
 from vae_manager.codec.kinds.registry import KINDS
-from vae_manager.library import families
+from vae_manager.latents.spaces import SPACES, space_of
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "known_vaes.json"
 
-FAMILIES = frozenset(families.FAMILIES) | {kind.family for kind in KINDS if kind.family}
+FAMILIES = frozenset(space.family for space in SPACES.values() if space.decoded_here) | {
+    kind.family for kind in KINDS if kind.family
+}
 
 QUIRKS = MappingProxyType(
     {
@@ -85,6 +87,8 @@ class KnownVae:
     files: tuple[KnownFile, ...]
     """May be empty: known by name, no hash published."""
     note: str = ""
+    space: str | None = None
+    """Id of the latent space that it decodes; None for one that no model here uses."""
 
 
 @cache
@@ -148,15 +152,18 @@ def _file(entry: dict[str, Any]) -> KnownFile:
 
 
 def _vae(entry: dict[str, Any]) -> KnownVae:
+    latents_of = entry.get("latents_of", entry["family"])
+    space = space_of(entry.get("space", latents_of or ""))
     return KnownVae(
         id=entry["id"],
         name=entry["name"],
         family=entry["family"],
-        latents_of=entry.get("latents_of", entry["family"]),
+        latents_of=latents_of,
         purpose=entry["purpose"],
         quirks=tuple(entry["quirks"]),
         licence=entry["licence"],
         aliases=tuple(entry["aliases"]),
         files=tuple(_file(file) for file in entry["files"]),
         note=entry.get("note", ""),
+        space=space.id if space else None,
     )

@@ -25,7 +25,7 @@ from vae_manager.codec.kinds.kl.network import AutoencoderKL
 from vae_manager.codec.pictures import load_picture
 from vae_manager.codec.whole import encode, latent_of
 from vae_manager.errors import VaeFileError
-from vae_manager.library.families import family_title
+from vae_manager.latents.spaces import title_of
 from vae_manager.library.files import VaeFile
 from vae_manager.library.state import load_kl_state
 
@@ -65,7 +65,7 @@ def probe(vae: AutoencoderKL) -> Probe:
     std = torch.cat([latent_of(encode(vae, picture[None])) for picture in pictures]).std().item()
     for family, (least, most) in RANGES.items():
         if least <= std <= most:  # false for NaN
-            return Probe(family, std, f"the standard deviation of its latents, {std:.2f}, is {family_title(family)}'s")
+            return Probe(family, std, f"the standard deviation of its latents, {std:.2f}, is {title_of(family)}'s")
     return Probe(UNSURE, std, f"the standard deviation of its latents, {std:.2f}, is neither SD1's nor SDXL's")
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vae_manager.errors import VaeFileError
+from vae_manager.latents.spaces import title_of
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache, Progress
 from vae_manager.library.identify import Identity, identify
@@ -29,6 +30,16 @@ class Report:
         return self.known.family if self.known else self.identity.family
 
     @property
+    def space(self) -> str:
+        """The latent space, likewise; 'unknown' where there is none or nobody can tell."""
+        return (self.known.space or "unknown") if self.known else self.identity.latents.space
+
+    @property
+    def title(self) -> str:
+        """The latent space for people, or what else it is."""
+        return title_of(self.space if self.space != "unknown" else self.family)
+
+    @property
     def evidence(self) -> str:
         """How the family is known."""
         return f"its sha256 is that of {self.known.name}" if self.known else self.identity.family_evidence
@@ -36,11 +47,14 @@ class Report:
     def document(self) -> dict[str, Any]:
         """The `inspect` command's JSON document."""
         known = self.known
+        identity = asdict(self.identity)
+        del identity["latents"]
         return {
             "path": str(self.file.path),
-            **asdict(self.identity),
+            **identity,
             "problems": list(self.identity.problems),
             "family": self.family,
+            "latent_space": self.space,
             "family_evidence": self.evidence,
             "bytes": self.file.size,
             "sha256": self.sha256,

@@ -8,20 +8,29 @@ where the caller allows it.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vae_manager.codec.kinds.registry import OWN_FAMILIES, refused, takes_scaled
+from vae_manager.codec.kinds.registry import BY_NAME, OWN_FAMILIES, refused
 from vae_manager.errors import VaeFileError
-from vae_manager.library.families import FAMILIES, family_title
+from vae_manager.latents.architectures import BY_ID
+from vae_manager.latents.claims import LoadedFormat, of_file_name, of_loaded, of_vae_shape
+from vae_manager.latents.evidence import Claim, Evidence, Known, conflict, settle
+from vae_manager.latents.spaces import SPACES, LatentSpace
 from vae_manager.library.files import VaeFile, file_stem, vae_file
 from vae_manager.library.gguf import is_gguf, is_gguf_name
 from vae_manager.library.hashing import HashCache, Progress, stamp_of
 from vae_manager.library.headers import Header, TensorTable
-from vae_manager.library.identify import checkpoint_family, identify, norm_groups_of, vae_shape
+from vae_manager.library.identify import (
+    architecture_of_table,
+    checkpoint_claims,
+    identify,
+    norm_groups_of,
+    vae_shape,
+)
 from vae_manager.library.known import by_name, by_sha256
 from vae_manager.library.layouts import CHECKPOINT_PREFIXES, detect_layout
 from vae_manager.library.tensors import is_safetensors_name, open_tensors, read_header
@@ -34,7 +43,7 @@ MAX_VALUE = 512
 MAX_OLD_PICKLE = 512 << 20
 """Bytes of a pickle from before torch 1.6 that are worth reading for the names of its tensors."""
 
-REVISION = 3
+REVISION = 4
 """Raise it whenever a header is read or a VAE is judged otherwise: what an older program found is found anew."""
 
 _LOOKS = ("", "weights", "pictures")
@@ -42,26 +51,59 @@ _LOOKS = ("", "weights", "pictures")
 Facts = TypeVar("Facts", "CheckpointFacts", "VaeFacts")
 
 
+Said = tuple[Sequence[str], int, str]
+"""A `Claim` as the store keeps it: spaces, evidence, detail."""
+
+
 @dataclass(frozen=True)
 class CheckpointFacts:
     """What a checkpoint's header says."""
 
-    family: str = "unknown"
+    architecture: str = "unknown"
+    """An id of `latents.architectures`."""
+    claims: Sequence[Said] = ()
+    """What it says of the latent space."""
     has_vae: bool | None = None
     """Whether a VAE is baked in (no, where the file is broken); None where it takes too long to find out."""
+    readable: bool = True
+    """Whether the VAE that is baked in is of a kind that is known here, so that its health can be looked at."""
     problem: str | None = None
     """What is wrong with the baked VAE, or why the file could not be read: "it …"."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def latents(self) -> Known:
+        """The latent space that it paints in, by the header alone."""
+        return _settled(self.claims)
+
+    @property
+    def family(self) -> str:
+        """That space's family, or 'unknown'."""
+        space = SPACES.get(self.latents.space)
+        return space.family if space else "unknown"
 
 
 @dataclass(frozen=True)
 class VaeFacts:
     """What a VAE file's header says."""
 
-    family: str = "unknown"
-    """The family whose latents it decodes, 'unknown', 'tiny' (a TAESD that does not say of which) or 'litevae'."""
+    kind: str = "kl"
+    """'kl', 'causal3d', 'tiny', or the family of a kind with a latent space of its own ('litevae')."""
     channels: int | None = None
+    claims: Sequence[Said] = ()
     evidence: str = ""
+    """For people: how its family is known, or why it is not."""
+
+    @property
+    def latents(self) -> Known:
+        """The latent spaces that it may decode."""
+        return _settled(self.claims)
+
+    @property
+    def family(self) -> str:
+        """The family whose latents it decodes, 'unknown', 'tiny' (a TAESD that does not say of which) or 'litevae'."""
+        space = SPACES.get(self.latents.space)
+        return space.family if space else self.kind if self.kind in ("tiny", *OWN_FAMILIES) else "unknown"
 
 
 class FactsCache:
@@ -157,6 +199,8 @@ class Checkpoint:
     """May hash and digest files: seconds each. Otherwise only what is known already counts."""
     problems: tuple[str, ...] = ()
     """What `library.health` found wrong with the baked VAE, as far as it was looked at: "it …"."""
+    loaded: LoadedFormat | None = None
+    """What the model says of its own latents, where a WebUI has loaded it."""
 
     @property
     def name(self) -> str:
@@ -168,10 +212,33 @@ class Checkpoint:
         """File name without folder and suffix."""
         return file_stem(self.file.path.name)
 
+    @cached_property
+    def latents(self) -> Known:
+        """Which latent space it paints in, and how that is known."""
+        claims = [of_file_name(self.stem), *(_claim(said) for said in self.facts.claims)]
+        return settle([of_loaded(self.loaded), *claims] if self.loaded else claims)
+
+    @property
+    def space(self) -> LatentSpace | None:
+        """The latent space, where it is known; a guess by the file's name does not count."""
+        return SPACES[next(iter(self.latents.firm))] if self.latents.certain else None
+
     @property
     def family(self) -> str:
-        """A key of `families.FAMILIES`, or 'unknown'."""
-        return self.facts.family
+        """The space's family, or 'unknown'."""
+        return self.space.family if self.space else "unknown"
+
+    @property
+    def title(self) -> str:
+        """What it is, for people: its architecture, or its latent space's name."""
+        architecture = BY_ID.get(self.facts.architecture)
+        agrees = architecture is not None and self.space is not None and architecture.space == self.space.id
+        return architecture.title if architecture and agrees else self.space.title if self.space else "unknown"
+
+    @property
+    def left_alone(self) -> bool:
+        """Whether it paints in a space whose VAEs are not of any kind known here: they stay the WebUI's own."""
+        return self.space is not None and not self.space.decoded_here
 
     def sha256(self, compute: bool | None = None) -> str | None:
         """The file's sha256; None where it is not known and must not be computed (default: as `thorough` says)."""
@@ -195,41 +262,47 @@ class Checkpoint:
             VaeFileError: it is no VAE, or cannot be read.
         """
         facts = self.cache.vae(vae)
-        may_hash = self.thorough and facts.family == "unknown"
+        may_hash = self.thorough and not facts.latents.certain
         sha256 = _hashed(self.hashes, vae) if may_hash else self.hashes.peek(vae)
         known = by_sha256(sha256) if sha256 else None
         if known is None or known.family in OWN_FAMILIES:
             return facts
-        return VaeFacts(known.latents_of or "unknown", facts.channels, f"its sha256 is that of {known.name}")
+        by_hash = Claim(frozenset({known.space} if known.space else ()), Evidence.HOST)
+        said = (_said(by_hash),) if known.space else ()
+        return replace(facts, claims=said, evidence=f"its sha256 is that of {known.name}")
 
     def damage(self, vae: VaeFile) -> str | None:
         """What the numbers in a VAE file say against it, "its …": loading would refuse it. Without `thorough` only what
         is known already counts."""
         return next(iter(self.cache.health(vae, look="weights" if self.thorough else "")), None)
 
-    def misfit(self, vae: VaeFile) -> str | None:
-        """Why a VAE is not for this checkpoint, as a sentence; None where it is, or where nobody can tell.
+    def misfit(self, vae: VaeFile, allow_other: bool = False) -> str | None:
+        """Why a VAE is not for this checkpoint, as a sentence; None where it is, or where nothing is known against it.
+
+        `allow_other`: the user wants a VAE of another family all the same, which can work where the channels agree.
 
         Raises:
             VaeFileError: it is no VAE, or cannot be read.
         """
         facts = self.vae_facts(vae)
-        if facts.family in OWN_FAMILIES:
+        if facts.kind in OWN_FAMILIES:
             return (
-                f"{vae.name} is a LiteVAE, which has a latent space of its own: it cannot decode what "
-                f"{self.file.path.name} makes. Use it with encode and decode only."
+                None
+                if allow_other
+                else (
+                    f"{vae.name} is a LiteVAE, which has a latent space of its own: it cannot decode what "
+                    f"{self.file.path.name} makes. Use it with encode and decode only."
+                )
             )
-        family = FAMILIES.get(self.family)
-        if family is None or facts.family == self.family:
+        mine = {SPACES[space].channels for space in self.latents.firm}
+        channels = bool(mine) and facts.channels is not None and facts.channels not in mine
+        if not channels and (allow_other or not conflict(self.latents, facts.latents)):
             return None
-        wrong_channels = facts.channels is not None and facts.channels != family.latent_channels
-        if facts.family in FAMILIES or wrong_channels:
-            made_for = family_title(facts.family) if facts.family in FAMILIES else f"{facts.channels}-channel latents"
-            return (
-                f"{vae.name} is made for {made_for} ({facts.evidence}), but the checkpoint {self.file.path.name} is "
-                f"{family.title}; choose a VAE of that family, or allow another family's in the settings."
-            )
-        return None
+        made_for = SPACES[facts.latents.space].title if facts.latents.certain else f"{facts.channels}-channel latents"
+        why = f" ({facts.evidence})" if facts.evidence else ""
+        what = " or ".join(sorted(SPACES[space].title for space in self.latents.firm))
+        advice = "choose a VAE of that family" + ("" if channels else ", or allow another family's in the settings")
+        return f"{vae.name} is made for {made_for}{why}, but the checkpoint {self.file.path.name} is {what}; {advice}."
 
 
 def open_checkpoint(
@@ -239,18 +312,22 @@ def open_checkpoint(
     cache: FactsCache | None = None,
     thorough: bool = False,
     look: str = "",
+    loaded: LoadedFormat | None = None,
 ) -> Checkpoint:
     """Describe a checkpoint by its header.
 
-    `look`: how closely to look at the baked VAE's health, see `FactsCache.health`.
+    Args:
+        look: how closely to look at the baked VAE's health, see `FactsCache.health`.
+        loaded: what the model says of its own latents, where a WebUI has loaded it.
 
     Raises:
         OSError: there is no such file.
     """
     file, cache = vae_file(path, name), cache or FactsCache()
     facts = cache.checkpoint(file)
-    problems = cache.health(file, facts.family, look) if facts.has_vae else ()
-    return Checkpoint(file, facts, hashes or HashCache(None), cache, thorough, problems)
+    found = Checkpoint(file, facts, hashes or HashCache(None), cache, thorough, loaded=loaded)
+    problems = cache.health(file, found.family, look) if facts.has_vae and facts.readable else ()
+    return replace(found, problems=problems)
 
 
 def _hashed(hashes: HashCache, file: VaeFile) -> str | None:
@@ -268,10 +345,31 @@ def _read_checkpoint(file: VaeFile) -> CheckpointFacts:
         _, header = read_header(file.path)
     except VaeFileError as error:
         return CheckpointFacts(has_vae=False, problem=str(error))
-    family, has_vae = checkpoint_family(header), _has_vae(header.tensors)
-    problem = _baked_problem(header) if has_vae else None
+    found, has_vae = architecture_of_table(header.tensors), _has_vae(header.tensors)
+    claims = [_said(claim) for claim in checkpoint_claims(header)]
+    readable = has_vae and (found is None or found.architecture.latent_space.decoded_here) and _is_known_kind(header)
     pairs = list(header.metadata.items())[:MAX_METADATA]
-    return CheckpointFacts(family, has_vae, problem, {key[:MAX_VALUE]: value[:MAX_VALUE] for key, value in pairs})
+    return CheckpointFacts(
+        found.architecture.id if found else "unknown",
+        claims,
+        has_vae,
+        readable,
+        _baked_problem(header) if readable else None,
+        {key[:MAX_VALUE]: value[:MAX_VALUE] for key, value in pairs},
+    )
+
+
+def _said(claim: Claim) -> Said:
+    return sorted(claim.spaces), int(claim.evidence), claim.detail
+
+
+def _claim(said: Said) -> Claim:
+    spaces, evidence, detail = said
+    return Claim(frozenset(spaces) & set(SPACES), Evidence(evidence), detail)
+
+
+def _settled(claims: Sequence[Said]) -> Known:
+    return settle(map(_claim, claims))
 
 
 def _is_old_pickle(file: VaeFile) -> bool:
@@ -289,6 +387,15 @@ def _has_vae(names: TensorTable) -> bool:
     return any(name.startswith(starts) for name in names)
 
 
+def _is_known_kind(header: Header) -> bool:
+    """Whether the VAE among a file's tensors is of a kind that is known here."""
+    try:
+        detect_layout(header)
+    except VaeFileError:
+        return False
+    return True
+
+
 def _baked_problem(header: Header) -> str | None:
     """What the shapes of a baked KL autoencoder say against it: merges lose or mix up tensors."""
     try:
@@ -302,15 +409,18 @@ def _baked_problem(header: Header) -> str | None:
 
 def _read_vae(file: VaeFile) -> VaeFacts:
     found = identify(file)
+    kind = BY_NAME[found.kind]
     if found.problems:
         raise VaeFileError(found.problems[0])
-    if takes_scaled(found.family):
+    if kind.latents_scaled:
         return _read_tiny(file)
     if sentence := refused(found.family):
         raise VaeFileError(sentence)
     if not found.encodes:
         raise VaeFileError("it has a decoder only, which no WebUI can put in place of a whole VAE")
-    return VaeFacts(found.family, found.latent_channels, found.family_evidence)
+    said = (sorted(found.latents.firm), int(found.latents.evidence), found.family_evidence)
+    name = found.family if kind.own_space else kind.name
+    return VaeFacts(name, found.latent_channels, [said] if found.latents.firm else (), found.family_evidence)
 
 
 def _read_tiny(file: VaeFile) -> VaeFacts:
@@ -318,5 +428,6 @@ def _read_tiny(file: VaeFile) -> VaeFacts:
     header = read_header(file.path)[1]
     found = vae_shape(header.tensors, norm_groups_of(header.metadata))
     known = by_name(found.variants[0]) if len(found.variants) == 1 else ()
-    family = (known[0].latents_of if known else None) or "tiny"
-    return VaeFacts(family, found.latent_channels, "the shape of its tensors")
+    claim = Claim(frozenset({known[0].space}), Evidence.SHAPES) if known and known[0].space else None
+    claim = claim or of_vae_shape("kl", found.latent_channels or 0)
+    return VaeFacts("tiny", found.latent_channels, [_said(claim)], "the shape of its tensors")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vae_manager.errors import BadInputError, VaeFileError
-from vae_manager.library.families import FAMILIES, family_title
 from vae_manager.library.files import VaeFile, vae_file
 from vae_manager.library.tensors import is_safetensors_name
 from vae_manager.selection.card import card_vae
@@ -139,7 +138,7 @@ def _default(job: _Job) -> Answer:
     """9. The family's default among the files that are there."""
     if job.checkpoint is None:
         return Answer("not asked", _NO_CHECKPOINT)
-    title = family_title(job.checkpoint.family)
+    title = job.checkpoint.space.title if job.checkpoint.space else "it"
     answer = _first_rule(job, builtin_rules().defaults, nag=False)
     if answer.outcome == "chosen":
         return replace(answer, detail=f"the usual choice for {title} among the files that are here")
@@ -147,7 +146,7 @@ def _default(job: _Job) -> Answer:
         return Answer("chosen", f"the first VAE for {title} that is here", own, advice=answer.advice)
     if (named := _first_rule(job, _by_mere_name(builtin_rules().defaults), nag=False)).outcome == "chosen":
         return replace(named, detail=f"it is called like the usual choice for {title}; its sha256 is on no list")
-    unknown = job.checkpoint.family not in FAMILIES
+    unknown = job.checkpoint.space is None
     detail = "the checkpoint's family is not known" if unknown else f"no VAE for {title} is among the files"
     return replace(answer, outcome="refused", detail=detail, warnings=(*answer.warnings, *_nothing(job, detail)))
 
@@ -192,7 +191,7 @@ def _get(job: _Job, name: str, sha256: str | None, asker: str) -> Answer:
             raise VaeFileError(problem)
         if job.checkpoint and (problem := job.checkpoint.damage(file)):
             raise VaeFileError(problem)
-        misfit = job.checkpoint.misfit(file) if job.checkpoint and not job.wishes.allow_other_family else None
+        misfit = job.checkpoint.misfit(file, job.wishes.allow_other_family) if job.checkpoint else None
     except BadInputError as error:
         return _refused(str(error))
     except VaeFileError as error:
@@ -302,8 +301,8 @@ def _beside(job: _Job, checkpoint: Checkpoint) -> Answer:
 
 
 def _any_of_family(job: _Job, checkpoint: Checkpoint) -> VaeFile | None:
-    """A VAE that is certainly of the checkpoint's family."""
-    if checkpoint.family not in FAMILIES:
+    """A VAE that is certainly of the checkpoint's latent space."""
+    if checkpoint.space is None:
         return None
     for file in _certain(job, checkpoint):
         return file
@@ -330,7 +329,7 @@ def _certain(job: _Job, checkpoint: Checkpoint) -> Iterator[VaeFile]:
 
 def _is_certain(checkpoint: Checkpoint, vae: VaeFile) -> bool:
     facts = checkpoint.vae_facts(vae)
-    return facts.family == checkpoint.family and facts.channels is not None
+    return facts.latents.certain and facts.channels is not None and facts.latents.firm == checkpoint.latents.firm
 
 
 def _nothing(job: _Job, detail: str) -> tuple[str, ...]:

@@ -199,7 +199,7 @@ class Examiner:
 
     def _baked(self, file: VaeFile, check: Check) -> None:
         facts = self._facts.checkpoint(file)
-        if facts.has_vae:
+        if facts.has_vae and facts.readable:
             self._facts.digest(file, compute=True, progress=check)
             self._facts.health(file, facts.family, "weights", progress=check)
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from vae_manager.errors import BadInputError
 from vae_manager.json_text import parse_json
-from vae_manager.library.families import FAMILIES
+from vae_manager.latents.architectures import BY_ID
+from vae_manager.latents.spaces import SPACES
 from vae_manager.selection.checkpoint import Checkpoint
 from vae_manager.selection.patterns import Pattern, glob, regex
 from vae_manager.selection.settings import RULED, Said, Setting, Value
@@ -32,6 +33,9 @@ MAX_TEXT = 500
 
 FIELDS = ("name", "when", "vae", *(setting.key for setting in RULED), "enabled", "note")
 """What a rule may hold."""
+
+FAMILIES = tuple(dict.fromkeys(name for space in SPACES.values() for name in (space.family, space.id)))
+"""What a rule may call a checkpoint's family: a latent space, or several of them by their older name."""
 
 FAMILY_DEFAULT = "default"
 """As a rule's VAE: the family's default among the files that are there."""
@@ -256,7 +260,19 @@ def _family(when: Mapping[str, Any], key: str) -> Condition:
     families = _texts(when, key, "when.")
     if wrong := [family for family in families if family not in FAMILIES]:
         raise _Wrong(f"field 'when.{key}' is {wrong[0]!r:.40}; the families are {', '.join(FAMILIES)}")
-    return Condition(f"family {', '.join(families)}", lambda checkpoint: checkpoint.family in families)
+
+    def holds(checkpoint: Checkpoint) -> bool:
+        space = checkpoint.space
+        return space is not None and (space.id in families or space.family in families)
+
+    return Condition(f"family {', '.join(families)}", holds)
+
+
+def _architecture(when: Mapping[str, Any], key: str) -> Condition:
+    wanted = _texts(when, key, "when.")
+    if wrong := [id_ for id_ in wanted if id_ not in BY_ID]:
+        raise _Wrong(f"field 'when.{key}' is {wrong[0]!r:.40}; the architectures are {', '.join(BY_ID)}")
+    return Condition(f"architecture {', '.join(wanted)}", lambda checkpoint: checkpoint.facts.architecture in wanted)
 
 
 def _has_vae(when: Mapping[str, Any], key: str) -> Condition:
@@ -347,6 +363,7 @@ def _folders(checkpoint: Checkpoint) -> list[str]:
 
 _CONDITIONS: Mapping[str, Callable[[Mapping[str, Any], str], Condition]] = {
     "family": _family,
+    "architecture": _architecture,
     "has_vae": _has_vae,
     "name": _pattern(glob, _names),
     "name_regex": _pattern(regex, _names),

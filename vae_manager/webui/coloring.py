@@ -24,7 +24,7 @@ from vae_manager.color.faults import Fault, examined_fault, known_fault, scale_f
 from vae_manager.color.matrix import adjustment
 from vae_manager.color.session import ColorSession
 from vae_manager.color.statistics import statistics
-from vae_manager.library.families import FAMILIES, family_title
+from vae_manager.latents.spaces import SPACES, LatentSpace
 from vae_manager.library.known import by_sha256
 from vae_manager.storage import read_json, update_json
 from vae_manager.store import open_store
@@ -204,11 +204,21 @@ def vae_fault(sha256: str | None, problems: Sequence[str] = ()) -> Fault | None:
     return examined_fault(problems) or (known_fault(known.name, known.quirks) if known else None)
 
 
-def rescaled(used: float | None, family: str) -> tuple[float, Fault] | None:
-    """What to multiply unscaled latents with where the host divides by a wrong scale, and the fault's name."""
-    right = FAMILIES[family].scale_factor if family in FAMILIES else None
-    fault = scale_fault(used, right, family_title(family)) if used and right else None
-    return (used / right, fault) if fault and used and right else None
+def rescaled(used: float | None, space: LatentSpace | None) -> tuple[float, Fault] | None:
+    """What to multiply unscaled latents with where the host divides by a wrong scale, and the fault's name.
+
+    Only another space's scale is a wrong one: a model may well have a number of its own.
+
+    Args:
+        space: the one that the model is known to paint in; None where that is a guess.
+    """
+    if space is None or space.scale is None or used is None:
+        return None
+    others = (other for other in SPACES.values() if other.channels == space.channels and other.scale is not None)
+    if not any(scale_fault(used, other.scale or 1.0, "") is None for other in others):
+        return None
+    fault = scale_fault(used, space.scale, space.title)
+    return (used / space.scale, fault) if fault else None
 
 
 def said_of(found: Finding | None) -> str | None:

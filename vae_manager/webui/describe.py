@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vae_manager.errors import BadInputError, VaeFileError
-from vae_manager.library.families import family_title
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.report import quick_report
@@ -65,7 +64,7 @@ def describe_file(file: VaeFile, hashes: HashCache) -> str:
         return VaeFileError(found.identity.problems[0]).sentence(file.name)
     parts = [
         found.known.name if found.known else found.identity.title,
-        found.evidence if found.family == "unknown" else f"for {family_title(found.family)}",
+        found.evidence if found.space == "unknown" else f"for {found.title}",
         found.identity.dtype,
         f"{file.size / 1e6:.0f} MB",
         found.known.purpose if found.known else None,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vae_manager.codec.swap import same_weights
 from vae_manager.errors import VaeFileError
+from vae_manager.latents.spaces import LatentSpace
 from vae_manager.library.files import vae_file
 from vae_manager.library.layouts import detect_layout
 from vae_manager.library.tensors import open_tensors
@@ -284,7 +285,7 @@ class Tenure:
         model, module = self._host.current_model(), self._stage.module
         if self.job.color.mode == "off" or module is None:
             return z
-        found = rescaled(self._host.scale_factor(model, module), self._family())
+        found = rescaled(self._host.scale_factor(model, module), self._space())
         if found is None:
             return z
         factor, fault = found
@@ -294,6 +295,10 @@ class Tenure:
     def _family(self) -> str:
         found = self._shelf.checkpoint(self._host.current_model())
         return found.family if found else "unknown"
+
+    def _space(self) -> LatentSpace | None:
+        found = self._shelf.checkpoint(self._host.current_model())
+        return found.space if found else None
 
 
 def _same(one: Decision | Part, other: Decision | Part) -> bool:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vae_manager.codec.streaming.chain import Chain
 
 LAYOUT = "wan"
+FIRSTS = ("decoder.conv1.weight", "decoder.conv_in.conv.weight", "decoder.conv_in.weight")
+"""What the decoder's first convolution may be called."""
 
 
 def find(names: Names) -> Naming | str | None:
@@ -30,8 +32,7 @@ def find(names: Names) -> Naming | str | None:
 
 def _first_kernel(names: Names) -> str | None:
     """The decoder's first convolution, by the file's own name."""
-    firsts = ("decoder.conv1.weight", "decoder.conv_in.conv.weight", "decoder.conv_in.weight")
-    return next((names.inner[name] for name in firsts if name in names.inner), None)
+    return next((names.inner[name] for name in FIRSTS if name in names.inner), None)
 
 
 def picture_shape(name: str, shape: Shape) -> Shape:
