@@ -230,9 +230,10 @@ class Checkpoint:
 
     @property
     def title(self) -> str:
-        """What it is, for people: its architecture, or its latent space's name."""
+        """What it is, for people: its architecture where shapes tell it, or its latent space's name."""
         architecture = BY_ID.get(self.facts.architecture)
-        agrees = architecture is not None and self.space is not None and architecture.space == self.space.id
+        shown = self.latents.evidence is Evidence.SHAPES and self.space is not None
+        agrees = shown and architecture is not None and architecture.space == self.space.id
         return architecture.title if architecture and agrees else self.space.title if self.space else "unknown"
 
     @property

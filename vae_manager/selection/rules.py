@@ -34,7 +34,9 @@ MAX_TEXT = 500
 FIELDS = ("name", "when", "vae", *(setting.key for setting in RULED), "enabled", "note")
 """What a rule may hold."""
 
-FAMILIES = tuple(dict.fromkeys(name for space in SPACES.values() for name in (space.family, space.id)))
+FAMILIES = tuple(
+    dict.fromkeys(name for space in SPACES.values() if space.decoded_here for name in (space.family, space.id))
+)
 """What a rule may call a checkpoint's family: a latent space, or several of them by their older name."""
 
 FAMILY_DEFAULT = "default"
