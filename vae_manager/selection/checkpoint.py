@@ -231,10 +231,12 @@ class Checkpoint:
     @property
     def title(self) -> str:
         """What it is, for people: its architecture where shapes tell it, or its latent space's name."""
+        if self.space is None:
+            return "unknown"
         architecture = BY_ID.get(self.facts.architecture)
-        shown = self.latents.evidence is Evidence.SHAPES and self.space is not None
-        agrees = shown and architecture is not None and architecture.space == self.space.id
-        return architecture.title if architecture and agrees else self.space.title if self.space else "unknown"
+        by_shape = self.latents.evidence is Evidence.SHAPES
+        agrees = by_shape and architecture is not None and architecture.space == self.space.id
+        return architecture.title if architecture and agrees else self.space.title
 
     @property
     def left_alone(self) -> bool:
