@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from vae_manager.library.families import family_title
 
 from tests.codec.streaming_vaes import scaled_weights
 from vae_manager.cli import main
 from vae_manager.codec.kinds.tiny.network import TinyAutoencoder, TinyConfig, build_taesd
 from vae_manager.codec.latents import Latent, save_latent
 from vae_manager.commands import bench
+from vae_manager.latents.spaces import title_of
 
 SMALL = TinyConfig(4, (8, 8, 8, 8), (1, 1, 1, 1))
 
@@ -52,7 +52,7 @@ def test_a_latent_that_names_another_family_is_refused(
     assert (tmp_path / "o.png").exists() == (code == 0)
     error = capsys.readouterr().err
     if code:
-        assert f"says that it is {family_title(theirs)}'s, and the VAE is Stable Diffusion 1.x" in error
+        assert f"says that it is {title_of(theirs)}'s, and the VAE is Stable Diffusion 1.x" in error
         assert z.name in error and error.count("\n") == 1 and "use a VAE of the latent's family" in error
 
 

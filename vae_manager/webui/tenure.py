@@ -198,7 +198,7 @@ class Tenure:
         try:
             self._put(choice)
             if choice.vae is not None and (tiny := self._shelf.tinies.of(choice.vae, self._stage.module)):
-                return decode_tiny(tiny, z, self._family())
+                return decode_tiny(tiny, z, self._space())
         except Exception as error:
             self._leave_it_to_the_host(error, choice)
             if self._in_batch():
@@ -243,8 +243,7 @@ class Tenure:
 
     def _note_exactness(self, pictures: list[int], streamed: bool) -> None:
         """Of a batch's pictures, whether they were decoded exactly where that was asked for."""
-        job = self.job
-        if job.mode != "exact" or not self._in_batch():
+        if (job := self.job).mode != "exact" or not self._in_batch():
             return
         before = set(job.inexact)
         job.inexact = before.difference(pictures) if streamed else before.union(pictures)
@@ -291,10 +290,6 @@ class Tenure:
         factor, fault = found
         self.job.watch.warn(f"{fault.sentence}; it was decoded at the right one instead.")
         return z * factor
-
-    def _family(self) -> str:
-        found = self._shelf.checkpoint(self._host.current_model())
-        return found.family if found else "unknown"
 
     def _space(self) -> LatentSpace | None:
         found = self._shelf.checkpoint(self._host.current_model())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vae_manager.codec.kinds.scaling import to_model
 from vae_manager.codec.kinds.tiny.network import TinyAutoencoder
 from vae_manager.errors import VaeFileError
-from vae_manager.latents.spaces import space_of
+from vae_manager.latents.spaces import LatentSpace
 from vae_manager.library.files import VaeFile
 from vae_manager.library.layouts import detect_layout
 from vae_manager.library.state import load_state
@@ -38,15 +38,14 @@ class Tinies:
         return tiny.to(next(stage.parameters()).device) if tiny is not None and stage is not None else tiny
 
 
-def decode_tiny(tiny: TinyAutoencoder, z: Tensor, family: str) -> Tensor:
-    """Decode unscaled latents (N, C, h, w) of a family to pixels in about [-1, 1].
+def decode_tiny(tiny: TinyAutoencoder, z: Tensor, space: LatentSpace | None) -> Tensor:
+    """Decode unscaled latents (N, C, h, w) of a space to pixels in about [-1, 1].
 
     A TAESD takes the latents that the diffusion model works on, so they are scaled again.
 
     Raises:
-        VaeFileError: the family's scale is not known.
+        VaeFileError: the scale of the space is not known.
     """
-    space = space_of(family)
     if space is None or space.scale is None:
         raise VaeFileError("it needs to know how the checkpoint's latents are scaled, and its family is not known")
     with torch.no_grad():
