@@ -87,8 +87,15 @@ class KnownVae:
     files: tuple[KnownFile, ...]
     """May be empty: known by name, no hash published."""
     note: str = ""
-    space: str | None = None
-    """Id of the latent space that it decodes; None for one that no model here uses."""
+
+    own_space: str | None = None
+    """Id of the latent space, where the family has several; as in the file's "space"."""
+
+    @property
+    def space(self) -> str | None:
+        """Id of the latent space that it decodes; None for one that no model here uses."""
+        found = space_of(self.own_space or self.latents_of or "")
+        return found.id if found else None
 
 
 @cache
@@ -152,18 +159,16 @@ def _file(entry: dict[str, Any]) -> KnownFile:
 
 
 def _vae(entry: dict[str, Any]) -> KnownVae:
-    latents_of = entry.get("latents_of", entry["family"])
-    space = space_of(entry.get("space", latents_of or ""))
     return KnownVae(
         id=entry["id"],
         name=entry["name"],
         family=entry["family"],
-        latents_of=latents_of,
+        latents_of=entry.get("latents_of", entry["family"]),
         purpose=entry["purpose"],
         quirks=tuple(entry["quirks"]),
         licence=entry["licence"],
         aliases=tuple(entry["aliases"]),
         files=tuple(_file(file) for file in entry["files"]),
         note=entry.get("note", ""),
-        space=space.id if space else None,
+        own_space=entry.get("space"),
     )
