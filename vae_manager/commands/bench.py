@@ -41,7 +41,9 @@ def color_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def causal_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--side", type=int, default=512, metavar="PIXELS", help="of the square picture")
+    parser.add_argument(
+        "--side", type=whole(64, 8192, step=16), default=512, metavar="PIXELS", help="of the square picture"
+    )
     parser.add_argument("--only", choices=("decode", "encode"))
 
 
