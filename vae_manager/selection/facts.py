@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -172,9 +173,9 @@ class FactsCache:
                 return type_(**known)
             except TypeError:  # another version's entry
                 pass
-        facts = read(file)
-        self._remember(kind, file, asdict(facts))
-        return facts
+        found = asdict(read(file))
+        self._remember(kind, file, found)
+        return type_(**json.loads(json.dumps(found)))  # as the store will give it back
 
     def _remember(self, kind: str, file: VaeFile, value: Any) -> None:
         self._store.put(kind, file_key(file.path), stamp_of(file), value, later=True)
