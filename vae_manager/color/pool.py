@@ -31,7 +31,7 @@ ALONE, ALONE_OWN = 0.04, 0.03
 """The same where only one end is missing; less where the decoder's own values are known: of sound decoders' photographs
 three in four come nearer than that to black, so that eight in a row do."""
 
-NEAR, NEAR_BLACK, NEAR_WHITE = 0.08, 0.04, 0.02
+NEAR, NEAR_BLACK, NEAR_WHITE = 0.08, 0.03, 0.02
 """What all the pictures have may be their look. So half of them must come so near the extreme (of black where both ends
 are missing; black alone; white alone), as they do where it is the VAE's own black or white: fog, pastel and night are
 each as far from it as they please. Night is common, and white is hardly ever missing alone: that is the strictest."""
