@@ -20,6 +20,7 @@ from tests.conftest import make_state, make_vae
 from tests.webui.test_session import Job, OneModel
 from vae_manager.codec.kinds.tiny.network import TinyConfig, make_decoder, make_encoder
 from vae_manager.codec.whole import decode
+from vae_manager.color.statistics import own_ends
 from vae_manager.library.hashing import sha256_of
 from vae_manager.selection.decision import AUTOMATIC
 from vae_manager.selection.settings import PanelSettings
@@ -442,6 +443,33 @@ def test_match_without_a_picture_says_so_and_does_nothing(session, host):
     pale = pixels() * 0.5 + 0.25
     done, job = finished(session, pale, PanelSettings(True, "b", color="match"))
     assert done is pale and "there is no picture to match" in job.comments[0]
+
+
+@pytest.mark.parametrize("decode_mode", ["auto", "exact"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_the_decoder_put_out_beyond_black_and_white_is_remembered(session, host, decode_mode: str, at_once: bool):
+    job = start(session, ["x <vae:b>", "x", "x <vae:c>"], PanelSettings(True, color="auto", decode=decode_mode))
+    raw = decode_batch(session, host, at_once=at_once) / 2 + 0.5
+    wanted = [own_ends(by(seed, row)[0] / 2 + 0.5) for row, seed in enumerate((2, 1, 3))]
+    shown = [picture.clamp(0, 1) for picture in raw]
+    shown[1] = shown[1][:, :-8]  # somebody has cropped it
+    session.finish_pictures(job, shown)
+    made, pools = session.shelf.last.made, session.shelf.colors.session
+    seen = [pools.pictures(made[row].checkpoint, made[row].vae)[-1] for row in range(3)]
+    for row in (0, 2):
+        assert seen[row].own_floors == pytest.approx(wanted[row].floors, abs=1e-5), row
+        assert seen[row].own_ceilings == pytest.approx(wanted[row].ceilings, abs=1e-5), row
+    assert seen[1].own_floors == seen[1].own_ceilings == ()
+    assert not session.shelf.last.own_ends
+
+
+@pytest.mark.parametrize("color", ["off", "match", "manual"])
+def test_the_decoders_values_are_looked_at_for_auto_alone(session, host, color: str, monkeypatch):
+    asked: list[Tensor] = []
+    monkeypatch.setattr("vae_manager.webui.job.own_ends", asked.append)
+    start(session, ["x"], PanelSettings(True, "b", color=color))
+    decode_batch(session, host, Z[:1])
+    assert not asked
 
 
 class Passes:

@@ -88,6 +88,8 @@ class OwnEnds:
     """The 0.05 % quantile of red, green and blue."""
     ceilings: tuple[float, ...]
     """Their 99.95 % quantiles."""
+    size: tuple[int, int]
+    """Height and width of the picture."""
 
     def on(self, seen: Statistics) -> Statistics:
         """The picture's statistics, with this added."""
@@ -102,7 +104,8 @@ def own_ends(pixels: Tensor) -> OwnEnds | None:
         return None
     low, high = (int(at * (v.shape[1] - 1)) for at in (FLOORS[0], CEILINGS[0]))
     ordered = np.partition(v, (low, high), axis=1)
-    return OwnEnds(tuple(ordered[:, low].tolist()), tuple(ordered[:, high].tolist()))
+    height, width = pixels.shape[1:]
+    return OwnEnds(tuple(ordered[:, low].tolist()), tuple(ordered[:, high].tolist()), (height, width))
 
 
 NOT_FINITE = Statistics(

@@ -23,7 +23,7 @@ from vae_manager.color.evidence import Evidence, Finding, Reference
 from vae_manager.color.faults import Fault, examined_fault, known_fault, scale_fault
 from vae_manager.color.matrix import adjustment
 from vae_manager.color.session import ColorSession
-from vae_manager.color.statistics import statistics
+from vae_manager.color.statistics import OwnEnds, statistics
 from vae_manager.latents.spaces import SPACES, LatentSpace
 from vae_manager.library.known import by_sha256
 from vae_manager.storage import read_json, update_json
@@ -114,7 +114,13 @@ class Colors:
         update_json(self._calibrations, change)
 
     def finish(
-        self, picture: Tensor, made: Made, wish: Wish, began: Reference | None, first: FirstPass | None = None
+        self,
+        picture: Tensor,
+        made: Made,
+        wish: Wish,
+        began: Reference | None,
+        first: FirstPass | None = None,
+        own: OwnEnds | None = None,
     ) -> Finished:
         """Diagnose and correct one picture.
 
@@ -122,17 +128,22 @@ class Colors:
             picture: (3, H, W) float in [0, 1].
             began: the picture that img2img began with.
             first: what hires fix made before, where it was decoded.
+            own: how far the decoder went beyond black and white in it.
         """
         if wish.mode == "manual":
             return Finished(correct(picture, adjustment(**wish.by_hand), wish.strength).to(picture.dtype))
         if wish.mode == "match":
             return _matched(picture, wish, began)
-        found = self._diagnosed(picture, made, began, first)
+        found = self._diagnosed(picture, made, began, first, own)
         done, found = treat(picture, found, wish.strength)
         return Finished(_held(done.to(picture.dtype), began), said_of(found))
 
-    def _diagnosed(self, picture: Tensor, made: Made, began: Reference | None, first: FirstPass | None) -> Finding:
+    def _diagnosed(
+        self, picture: Tensor, made: Made, began: Reference | None, first: FirstPass | None, own: OwnEnds | None
+    ) -> Finding:
         seen = statistics(picture, whole=False)
+        if own is not None and own.size == tuple(picture.shape[1:]):  # else others have changed the picture since
+            seen = own.on(seen)
         pool = self.session.add(made.checkpoint, made.vae, seen)
         known = Evidence(picture, made.fault, self.calibration(made), began, pool, seen)
         if began is not None or first is None or not self._trusted(first, made):

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from vae_manager.color.statistics import OwnEnds, own_ends
 from vae_manager.library.files import VaeFile
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision, Part
 from vae_manager.selection.prompt_tags import refuse_vae_tag, take_vae_tag
@@ -87,6 +91,8 @@ class Job:
     """By checkpoint: whether the host's first stage holds the VAE that is baked in."""
     made: dict[int, Made] = field(default_factory=dict)
     """What decoded a picture last, by its place in the job: in hires fix, what decoded the second pass."""
+    own_ends: dict[int, OwnEnds] = field(default_factory=dict)
+    """How far its decoder went beyond black and white, likewise, until the picture is finished."""
     first_passes: dict[int, FirstPass] = field(default_factory=dict)
     """What hires fix goes on with, until the picture is finished."""
     colors: dict[int, str] = field(default_factory=dict)
@@ -146,6 +152,14 @@ class Job:
             name = self.tags.of_hires(picture)
             return decide(name) if name else decision.hires or decision
         return decision
+
+    def keep(self, picture: int, made: Made, pixels: Tensor, first_pass: bool) -> None:
+        """What the colours of a picture are judged by: (3, H, W) as decoded, 0 black and 1 white, not clipped yet."""
+        self.own_ends.pop(picture, None)
+        if (ends := own_ends(pixels)) is not None:
+            self.own_ends[picture] = ends
+        if first_pass:
+            self.first_passes[picture] = FirstPass(pixels.clamp(0, 1).to("cpu", torch.float16), made)
 
     def document(self) -> dict[str, Any]:
         """For the REST interface."""

@@ -128,6 +128,7 @@ class Session:
             if (job := view.job) is None:
                 return
             job.first_passes.clear()
+            job.own_ends.clear()
             self._leave()
             view.job = None
             if processed is None:
@@ -274,7 +275,8 @@ class Session:
             choice = job.choice("decode", place, view.in_hires_pass, lambda name: decide(shelf, job, model, name))
             made = shelf.made_by(job, choice)
         began = reference_of(view.began_with(index), view.mask, picture)
-        found = shelf.colors.finish(picture, made, job.color, began, job.first_passes.pop(place, None))
+        first, own = job.first_passes.pop(place, None), job.own_ends.pop(place, None)
+        found = shelf.colors.finish(picture, made, job.color, began, first, own)
         if found.warning:
             job.watch.warn(found.warning)
         if found.said:

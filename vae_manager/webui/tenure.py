@@ -24,7 +24,7 @@ from vae_manager.library.layouts import detect_layout
 from vae_manager.library.tensors import open_tensors
 from vae_manager.selection.decision import Decision, Part
 from vae_manager.webui import coder
-from vae_manager.webui.coloring import FirstPass, rescaled
+from vae_manager.webui.coloring import rescaled
 from vae_manager.webui.deciding import decide, follow, write_down
 from vae_manager.webui.first_stage import FirstStage
 from vae_manager.webui.hosts.base import quietly
@@ -272,10 +272,8 @@ class Tenure:
         try:
             for row, (picture, choice) in enumerate(zip(pictures, choices, strict=True)):
                 made = job.made[picture] = self._shelf.made_by(job, choice)
-                # another tiler hands over tiles
-                if self.view.in_first_pass and job.color.mode == "auto" and not job.watch.tiler:
-                    pixels = (found[row].detach().float() / 2 + 0.5).clamp(0, 1).to("cpu", torch.float16)
-                    job.first_passes[picture] = FirstPass(pixels, made)
+                if job.color.mode == "auto" and not job.watch.tiler:  # another tiler hands over tiles
+                    job.keep(picture, made, found[row].detach().float() / 2 + 0.5, self.view.in_first_pass)
         except Exception:
             log.exception("VAE Manager could not note what decoded a picture; its colours are judged without that")
 
