@@ -60,17 +60,38 @@
         }
     };
 
+    // --- lists and cards tell what fits: Gradio's lists and the WebUI's cards have no place for it
+
+    const LISTS = TABS.map((tab) => `#vae_manager_${tab} ul.options li, #${tab}_vae_cards .card`).join();
+
+    const mark = () => {
+        const shown = root().querySelectorAll(LISTS);
+        if (shown.length === 0) {
+            return;
+        }
+        const known = new Map(vaes().map((vae) => [vae.name, vae]));
+        for (const element of shown) {
+            const name = element.dataset.name ?? element.getAttribute("aria-label") ?? element.textContent.trim();
+            const vae = known.get(name);
+            element.classList.toggle("vae-manager-unfit", Boolean(vae && vae.against));
+            const title = vae ? vae.against || vae.words : "";
+            if (element.title !== title) {
+                element.title = title;
+            }
+        }
+    };
+
     // --- completion
 
     const OPEN = /<vae:([^<>\n]*)$/i;
     let list = null; // what is open: {box, element, names, at}
 
-    const names = () => {
+    const vaes = () => {
         for (const tab of TABS) {
-            const held = find(`#vae_manager_${tab}_names [data-names]`);
+            const held = find(`#vae_manager_${tab}_names [data-vaes]`);
             if (held) {
                 try {
-                    return JSON.parse(held.dataset.names);
+                    return JSON.parse(held.dataset.vaes).map(([name, words, against]) => ({name, words, against}));
                 } catch {
                     return [];
                 }
@@ -90,7 +111,7 @@
         }
     };
 
-    const mark = (at) => {
+    const point = (at) => {
         const items = [...list.element.children];
         list.at = (at + items.length) % items.length;
         items.forEach((item, index) => item.setAttribute("aria-selected", String(index === list.at)));
@@ -100,7 +121,7 @@
 
     const take = (name) => {
         const box = list.box;
-        const before = box.value.slice(0, box.selectionStart).replace(OPEN, `<vae:${name}>`);
+        const before = box.value.slice(0, box.selectionStart).replace(OPEN, `<vae:${name.replaceAll(">", "\\>")}>`);
         const rest = box.value.slice(box.selectionStart).replace(/^[^<>\n,]*>/, "");
         close();
         box.value = before + rest;
@@ -116,7 +137,8 @@
             return;
         }
         const wanted = typed[1].toLowerCase();
-        const found = names().filter((name) => name.toLowerCase().includes(wanted)).slice(0, 20);
+        const fits = ({name, words}) => `${name} ${words}`.toLowerCase().includes(wanted);
+        const found = vaes().filter(fits).slice(0, 20);
         if (found.length === 0) {
             return;
         }
@@ -124,11 +146,13 @@
         element.className = "vae-manager-names";
         element.setAttribute("role", "listbox");
         element.setAttribute("aria-label", "VAEs");
-        found.forEach((name, index) => {
+        found.forEach(({name, words, against}, index) => {
             const item = document.createElement("li");
             item.id = `vae-manager-name-${index}`;
             item.setAttribute("role", "option");
             item.textContent = name; // never markup
+            item.title = against || words;
+            item.classList.toggle("vae-manager-unfit", Boolean(against));
             item.addEventListener("mousedown", (event) => {
                 event.preventDefault(); // the box keeps the focus
                 take(name);
@@ -139,8 +163,8 @@
         element.style.left = `${place.left + window.scrollX}px`;
         element.style.top = `${place.bottom + window.scrollY}px`;
         document.body.append(element);
-        list = {box, element, names: found, at: 0};
-        mark(0);
+        list = {box, element, names: found.map(({name}) => name), at: 0};
+        point(0);
     };
 
     const keys = (event) => {
@@ -148,8 +172,8 @@
             return;
         }
         const does = {
-            ArrowDown: () => mark(list.at + 1),
-            ArrowUp: () => mark(list.at - 1),
+            ArrowDown: () => point(list.at + 1),
+            ArrowUp: () => point(list.at - 1),
             Enter: () => take(list.names[list.at]),
             Tab: () => take(list.names[list.at]),
             Escape: close,
@@ -179,6 +203,7 @@
             clearTimeout(waiting);
             waiting = setTimeout(() => {
                 title();
+                mark();
                 follow();
             }, 200);
         }).observe(document.body, {childList: true, subtree: true});

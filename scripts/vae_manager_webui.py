@@ -4,6 +4,8 @@
 # pyright: basic, reportMissingImports=false
 from __future__ import annotations
 
+import logging
+
 import gradio as gr
 from modules import extra_networks, infotext_utils, script_callbacks, scripts, shared  # noqa: F401
 from modules.ui_components import InputAccordion, ToolButton
@@ -20,8 +22,11 @@ from vae_manager.webui import (
     presets,
     xyz,
 )
+from vae_manager.webui.hosts import cards_page
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.session import Session
+
+log = logging.getLogger("vae_manager")
 
 session = Session(hosts.current_host(), options.read_options(shared.opts))
 session.host.install_guards(session.guards())
@@ -42,7 +47,7 @@ class VaeManager(scripts.Script):
             "img2img" if is_img2img else "txt2img",
             panel.Parts(InputAccordion, ToolButton),
             panel.Actions(
-                shelf.names,
+                shelf.offers,
                 shelf.about,
                 lambda values: presets.save_preset(shelf, values),
                 lambda: presets.forget_preset(shelf),
@@ -90,6 +95,10 @@ class PromptTag(extra_networks.ExtraNetwork):
 
 def before_ui():
     extra_networks.register_extra_network(PromptTag())
+    try:
+        cards_page.register_cards(shelf.offers, shelf.host.vae_folders)
+    except Exception:
+        log.exception("VAE Manager could not add its page to the extra networks; the panel is there all the same")
     xyz.add_axes(scripts.scripts_data, shelf.names, shelf.find)
 
 

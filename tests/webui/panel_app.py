@@ -6,18 +6,26 @@ The accordion and the tool button stand in for the host's, made of plain Gradio.
 from __future__ import annotations
 
 import contextlib
+import html
+import json
 import sys
+import tempfile
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
+from safetensors.numpy import save_file
 
 from vae_manager.library.files import Folder, find_vaes
 from vae_manager.library.hashing import HashCache
 from vae_manager.selection.checkpoint import open_checkpoint
 from vae_manager.selection.choose import Wishes, choose
+from vae_manager.selection.facts import FactsCache
 from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.presets import Preset, Presets, VaeWish
+from vae_manager.selection.prompt_tags import vae_tag
 from vae_manager.webui.describe import describe_choice
+from vae_manager.webui.offers import offers_of
 from vae_manager.webui.panel import Actions, Parts, build_panel
 
 FOLDER, PORT = Path(sys.argv[1]), int(sys.argv[2])
@@ -25,6 +33,10 @@ HASHES = HashCache(None)
 LOADED = ["first.safetensors"]
 """The checkpoints that were chosen, the last one last."""
 PRESETS = Presets(FOLDER / "presets.json")
+MODELS = Path(tempfile.mkdtemp(prefix="vae-manager-page-"))
+for name, architecture in (("first", "stable-diffusion-v1"), ("second", "flux-1-dev")):
+    said = {"modelspec.architecture": architecture}
+    save_file({"x": np.zeros(1, np.float32)}, str(MODELS / f"{name}.safetensors"), said)
 
 
 @contextlib.contextmanager
@@ -37,6 +49,21 @@ def accordion(value: bool, label: str, elem_id: str):
 
 def files():
     return find_vaes([Folder(FOLDER)])
+
+
+def offers(refresh):
+    """The second checkpoint is of another latent space than the first."""
+    return offers_of(files(), FactsCache(), HASHES, open_checkpoint(MODELS / LOADED[-1]))
+
+
+def cards():
+    """Cards as the hosts make them: what a click does stands in the element, and calls a function of the host's."""
+    rows = []
+    for offer in offers(False):
+        called = html.escape(f"cardClicked('txt2img', {json.dumps(vae_tag(offer.name))}, '', false);")
+        name = html.escape(offer.name)
+        rows.append(f'<div class="card" onclick="{called}" data-name="{name}"><span class="name">{name}</span></div>')
+    return f'<div id="txt2img_vae_cards">{"".join(rows)}</div>'
 
 
 def checkpoint():
@@ -58,12 +85,13 @@ with gr.Blocks() as page:
     checkpoints = gr.Dropdown([*LOADED, "second.safetensors"], value=LOADED[0], elem_id="setting_sd_model_checkpoint")
     checkpoints.change(LOADED.append, [checkpoints], [])
     prompt = gr.Textbox(lines=3, elem_id="txt2img_prompt")
+    gr.HTML(cards, elem_id="txt2img_vae_cards_html")
     panels = [
         build_panel(
             tab,
             Parts(accordion, lambda text, elem_id: gr.Button(text, elem_id=elem_id)),
             Actions(
-                lambda refresh: [file.name for file in files()],
+                offers,
                 lambda choice: (
                     f"{LOADED[-1]}: {describe_choice(choice, VaeIndex(files(), HASHES).find, HASHES, None)}",
                     choose(Wishes(choice), VaeIndex(files(), HASHES)).trace,

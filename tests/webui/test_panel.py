@@ -49,6 +49,7 @@ def page_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("vaes")
     write(folder / "one.safetensors", scale_factor="0.18215", title="A VAE of mine")
     write(folder / "sub" / "flux.safetensors", FLUX)
+    write(folder / "odd (1)+[x].safetensors")
     (folder / "broken.safetensors").write_bytes(b"\x10")
     (folder / "presets.json").write_text(json.dumps({"version": 1, "presets": PRESETS}))
     with socket.socket() as probe:
@@ -94,7 +95,8 @@ def page(page_url: tuple[str, Path]) -> Iterator:
         page.goto(page_url[0])
         page.wait_for_selector("#vae_manager_txt2img_vae input")
         page.add_style_tag(path=ROOT / "style.css")  # as every host does
-        page.add_script_tag(path=ROOT / "javascript" / "vae_manager.js")
+        for script in sorted((ROOT / "javascript").iterdir()):
+            page.add_script_tag(path=script)
         yield page
         browser.close()
         assert errors == []
@@ -359,3 +361,69 @@ def test_a_tag_is_completed_in_the_prompt(page):
     page.locator("ul.vae-manager-names").wait_for()
     page.keyboard.press("Escape")
     assert completions(page) == [] and box.input_value().endswith("<vae:")
+
+
+def listed(page) -> list[str]:
+    page.locator("#vae_manager_txt2img_vae input").first.click()
+    page.locator("ul.options li").first.wait_for()
+    return [text.replace("\u2713", "").strip() for text in page.locator("ul.options li").all_text_contents()]
+
+
+def switch(page, checkpoint: str) -> None:
+    """Choose a checkpoint, also where the page shows it already while the server was told another before."""
+    box = page.locator("#setting_sd_model_checkpoint input").first
+    for name in ({"first.safetensors", "second.safetensors"} - {checkpoint}).pop(), checkpoint:
+        if box.input_value() != name:
+            box.click()
+            option(page, name).click()
+            about(page, f"{name}: ")
+
+
+def test_what_fits_the_checkpoint_stands_first_and_the_rest_is_marked_with_its_reason(page):
+    switch(page, "first.safetensors")
+    page.wait_for_timeout(2500)  # the second look at the checkpoint is over
+    names = listed(page)
+    assert names[:2] == ["Automatic", "Baked"]
+    assert names.index("one.safetensors") < names.index("sub/flux.safetensors")
+    other = option(page, "sub/flux.safetensors")
+    page.wait_for_function("() => document.querySelectorAll('ul.options li.vae-manager-unfit').length")
+    assert "is made for" in other.get_attribute("title")
+    assert "unfit" not in option(page, "one.safetensors").get_attribute("class")
+    assert "Stable Diffusion 1.x" in option(page, "one.safetensors").get_attribute("title")
+    page.keyboard.press("Escape")
+    page.locator("#read").focus()
+    switch(page, "second.safetensors")
+    page.wait_for_timeout(2500)
+    names = listed(page)
+    assert names.index("sub/flux.safetensors") < names.index("one.safetensors")
+
+
+# --- cards
+
+
+def click_card(page, name: str) -> str:
+    page.locator(f'#txt2img_vae_cards .card[data-name="{name}"]').click()
+    return page.locator("#txt2img_prompt textarea").input_value()
+
+
+def test_a_card_goes_into_the_prompt_and_out_again(page):
+    box = page.locator("#txt2img_prompt textarea")
+    box.fill("a fox, snow")
+    assert click_card(page, "one.safetensors") == "a fox, snow <vae:one.safetensors>"
+    assert click_card(page, "sub/flux.safetensors") == "a fox, snow <vae:sub/flux.safetensors>"  # in its place
+    assert click_card(page, "sub/flux.safetensors") == "a fox, snow"
+    box.fill("a fox <vae:ONE.safetensors:1>, snow \\<vae:kept>")  # as a hand may have written it
+    assert click_card(page, "one.safetensors") == "a fox, snow \\<vae:kept>"
+    box.fill("")
+    assert click_card(page, "odd (1)+[x].safetensors") == "<vae:odd (1)+[x].safetensors>"
+    assert click_card(page, "odd (1)+[x].safetensors") == ""
+
+
+def test_a_card_of_another_family_says_so_when_the_checkpoint_changes(page):
+    card = page.locator('#txt2img_vae_cards .card[data-name="sub/flux.safetensors"]')
+    marked = page.locator(".card[data-name^=sub].vae-manager-unfit")
+    switch(page, "first.safetensors")
+    marked.wait_for()
+    assert "is made for Flux" in card.get_attribute("title") or "16" in card.get_attribute("title")
+    switch(page, "second.safetensors")
+    marked.wait_for(state="detached")

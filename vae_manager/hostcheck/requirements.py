@@ -42,6 +42,7 @@ class Requirement:
 
 _BASE, _FORGE, _REFORGE = "webui/hosts/base.py", "webui/hosts/forge.py", "webui/hosts/reforge.py"
 _SESSION, _OPTIONS, _ENTRY = "webui/session.py", "webui/options.py", "scripts/vae_manager_webui.py"
+_CARDS = "webui/hosts/cards_page.py"
 _VIEW = "webui/hosts/picture_job.py"
 
 _P = "modules.processing.StableDiffusionProcessing"
@@ -562,6 +563,48 @@ _PAGE = (
         Symbol("modules.extra_networks.ExtraNetwork", members=("activate", "deactivate")),
         _ENTRY,
         uses=("modules.extra_networks",),
+    ),
+    Requirement(
+        "cards-page",
+        Symbol(
+            "modules.ui_extra_networks.ExtraNetworksPage",
+            members=(
+                "refresh",
+                "list_items",
+                "create_item",
+                "allowed_directories_for_previews",
+                "create_item_html",
+                "create_tree_file_item_html",
+                "create_tree_dir_item_html",
+                "search_terms_from_path",
+                "find_preview",
+                "find_description",
+                "get_sort_keys",
+                "read_user_metadata",
+            ),
+        ),
+        _CARDS,
+        without="the extra networks have no page of VAEs",
+    ),
+    Requirement(
+        "register-page",
+        Symbol("modules.ui_extra_networks.register_page", call=(1, ())),
+        _CARDS,
+        uses=("modules.ui_extra_networks",),
+        without="the extra networks have no page of VAEs",
+    ),
+    Requirement(
+        "quote-js",
+        Symbol("modules.ui_extra_networks.quote_js", call=(1, ())),
+        _CARDS,
+        without="the extra networks have no page of VAEs",
+    ),
+    Requirement(
+        "samples-format",
+        Text(("samples_format",), ("modules/shared_options.py",)),
+        _CARDS,
+        uses=("modules.shared.opts.samples_format",),
+        without="the extra networks have no page of VAEs",
     ),
     Requirement("register-network", Symbol("modules.extra_networks.register_extra_network", call=(1, ())), _ENTRY),
     Requirement(

@@ -18,6 +18,8 @@ _TAG = re.compile(r"(?P<escape>\\?)<vae:(?P<name>(?:[^<>\n\\]|\\>|\\(?!>))*)>", 
 # No two neighbouring repeats can take the same digit, so that a long row of them is gone through once, not squared.
 _WEIGHT = re.compile(r":[+-]?(?:\d+(?:\.\d+)?|\.\d+)$")
 
+_ESCAPED = "\\>"
+
 
 @dataclass(frozen=True)
 class Tagged:
@@ -45,6 +47,13 @@ def take_vae_tag(prompt: str) -> Tagged:
             "was taken."
         )
     return Tagged(_without(prompt), asked[0] if asked else None, tuple(warnings))
+
+
+def vae_tag(name: str) -> str | None:
+    """The tag that asks for a VAE by this name; None where no tag can hold it."""
+    weight = ":1" if _WEIGHT.search(name) else ""  # else the name's own end would be taken for one
+    tag = f"<vae:{name.replace('>', _ESCAPED)}{weight}>"
+    return tag if take_vae_tag(tag).vae == name else None
 
 
 def refuse_vae_tag(negative: str) -> Tagged:

@@ -8,8 +8,6 @@ of its own.
 from __future__ import annotations
 
 import functools
-import html
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +19,7 @@ from vae_manager.selection.presets import Presets
 from vae_manager.selection.settings import TABLE, PanelSettings, Setting
 from vae_manager.webui.arguments import from_arguments
 from vae_manager.webui.infotext import KEY
+from vae_manager.webui.offers import Offer, offers_html
 from vae_manager.webui.preset_list import build_preset_list
 from vae_manager.webui.trace import line, trace_html
 
@@ -52,8 +51,8 @@ class Parts:
 class Actions:
     """What the panel can do. What returns a text returns one line of it, plain."""
 
-    names: Callable[[bool], Sequence[str]]
-    """The VAE files' names; called with True it looks at the disk again."""
+    offers: Callable[[bool], Sequence[Offer]]
+    """The VAE files, those that fit first; called with True it looks at the disk again."""
     about: Callable[[str], tuple[str, Sequence[Step]]]
     """What one choice of VAE means, and how it is decided on what the loaded checkpoint gets with it."""
     save: Callable[[PanelSettings], str]
@@ -66,6 +65,10 @@ class Actions:
     """Measure the colours of the last pictures' VAE against a reference VAE, by name."""
     presets: Presets
     """All presets, for their list."""
+
+    def names(self, again: bool = False) -> list[str]:
+        """The VAE files' names, in the order of the offers."""
+        return [offer.name for offer in self.offers(again)]
 
 
 def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
@@ -112,7 +115,7 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
             with gr.Row(equal_height=False, elem_classes=["vae-manager-row"]):
                 reference = vae_list(BAKED, "Reference VAE for colours", named("reference"), actions.names)
                 calibrate = gr.Button("Calibrate colours", size="sm", elem_id=named("calibrate"))
-            for_page = gr.HTML(lambda: names_html(actions.names(False)), elem_id=named("names"))
+            for_page = gr.HTML(lambda: offers_html(actions.offers(False)), elem_id=named("names"))
             follow = gr.Button("Follow the checkpoint", visible=False, elem_id=named("follow"))  # pressed by our script
         with gr.Accordion("Presets", open=False, elem_id=named("preset")):
             with gr.Row():
@@ -126,10 +129,11 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
         one.do_not_save_to_config = True  # the list of files changes; a saved value would go stale
 
     def read(choice: str, again: bool) -> list[Any]:
-        names = actions.names(again)
+        offers = actions.offers(again)
+        names = [offer.name for offer in offers]
         firsts = (*(one.default for one in vae_settings), BAKED)
         offered = [gr.update(choices=_choices(first, names)) for first in firsts]
-        return [*offered, names_html(names), chosen(choice), starred()]  # the checkpoint may be another now
+        return [*offered, offers_html(offers), chosen(choice), starred()]  # the checkpoint may be another now
 
     vae.change(chosen, [vae], [about], show_progress="hidden")
     for pressed, again in ((refresh, True), (follow, False)):
@@ -201,11 +205,6 @@ def _rows_of(mode: Setting, built: Mapping[str, Any], build: Callable[..., None]
             [*rows.values()],
             show_progress="hidden",
         )
-
-
-def names_html(names: Sequence[str]) -> str:
-    """The VAEs' names, for our script on the page: it completes `<vae:` with them."""
-    return f'<div hidden data-names="{html.escape(json.dumps(list(names)))}"></div>'
 
 
 def _choices(first: str, names: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,16 @@ from vae_manager.webui.hosts.base import Host
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.job import Job, files_of
 from vae_manager.webui.looking import Looking
+from vae_manager.webui.offers import Offer, offers_of
 from vae_manager.webui.options import Options
 from vae_manager.webui.tiny import Tinies
 
 log = logging.getLogger("vae_manager")
 
 KEPT_LATENTS = 4
+
+OFFERED_ANEW = 1.0
+"""Seconds for which a list of offers is good: a page asks a dozen times while it is built."""
 
 EXAMINER_SHARE = 0.2
 """The part of its time that the background examiner works: the next picture goes before."""
@@ -72,6 +77,7 @@ class Shelf:
         """The last job that was ours, for the panel and the REST interface."""
         self._index: VaeIndex | None = None
         self._overridden: _Overridden | None = None
+        self._offered: tuple[float, tuple[Offer, ...]] = (0.0, ())
 
     def obey(self, options: Options) -> None:
         """The settings as they are for the next job."""
@@ -96,6 +102,21 @@ class Shelf:
         except Exception:
             log.exception("VAE Manager could not list the VAE files")
             return []
+
+    def offers(self, refresh: bool = False) -> tuple[Offer, ...]:
+        """The same for lists and cards: those first that fit the checkpoint that comes next. Never raises."""
+        if refresh or time.monotonic() > self._offered[0]:
+            files = [file for file in self.files() if _is_text(file.name)] if self.names(refresh) else []
+            try:
+                place = self.host.next_checkpoint()
+                checkpoint = self.chooser.checkpoint(*place) if place is not None else None
+                offers = offers_of(files, self.chooser.facts, self.hashes, checkpoint)
+                self.chooser.save()
+            except Exception:
+                log.exception("VAE Manager could not say which VAEs fit")
+                offers = tuple(Offer(file) for file in files)
+            self._offered = time.monotonic() + OFFERED_ANEW, offers
+        return self._offered[1]
 
     def find(self, name: str) -> VaeFile:
         """The file that a name means, after another look at the disk where there seems to be none.
