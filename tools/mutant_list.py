@@ -87,10 +87,16 @@ LIBRARY = [
         matrices_stay_matrices=("if _is_attention_weight(name) and tensor.ndim == 2 else", "if False else"),
     ),
     *of(
-        "library/identify",
+        "latents/architectures",
+        "tests/latents",
+        sdxl_is_not_told=('Mark("conditioner.embedders.")', 'Mark("conditioner.nothing.")'),
+        unets_of_any_width=('Mark("label_emb.0.0.weight", (None, 2816))', 'Mark("label_emb.0.0.weight", (None, 2560))'),
+    ),
+    *of(
+        "latents/claims",
+        "tests/latents",
         "tests/library/test_layouts.py",
-        scale_alone_tells_the_family=(" and family.latent_channels == channels:", ":"),
-        sdxl_taken_for_sd1=('name.startswith("conditioner.embedders.")', 'name.startswith("conditioner.nothing.")'),
+        scale_alone_tells_the_family=("s.scale == scale and s.channels == channels", "s.scale == scale"),
     ),
     *of(
         "library/hashing",
@@ -143,7 +149,10 @@ SELECTION = [
     *of(
         "selection/choose",
         "tests/selection/test_choose.py",
-        another_family_is_used=("and not job.wishes.allow_other_family else None", "and False else None"),
+        another_family_is_used=(
+            "job.checkpoint.misfit(file, job.wishes.allow_other_family)",
+            "job.checkpoint.misfit(file, True)",
+        ),
         preset_parts_whoever_decided=(
             'above_preset = decision.source in ("prompt", "panel", "job")',
             "above_preset = False",
@@ -169,7 +178,7 @@ SELECTION = [
     *of(
         "selection/checkpoint",
         "tests/selection/test_choose.py",
-        channels_do_not_matter=("facts.channels is not None and facts.channels != family.latent_channels", "False"),
+        channels_do_not_matter=("bool(mine) and facts.channels is not None and facts.channels not in mine", "False"),
     ),
 ]
 

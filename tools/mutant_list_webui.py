@@ -171,8 +171,8 @@ MUTANTS: tuple[Mutant, ...] = (
     *of(
         "webui/coloring",
         PICTURES,
-        the_scale_upside_down=("return (used / right, fault)", "return (right / used, fault)"),
-        a_vivid_hires_vae_is_undone=("return by(None) if chosen else found", "return found"),
+        the_scale_upside_down=("return (used / space.scale, fault)", "return (space.scale / used, fault)"),
+        a_vivid_hires_vae_is_undone=("return diagnose(known) if chosen else found", "return found"),
         faulty_first_passes_are_trusted=("or first.made.fault or", "or"),
     ),
 )

@@ -19,10 +19,16 @@ from torch import Tensor, nn
 
 from tests.codec.streaming_vaes import pad_circularly, peak_bytes, scaled_weights, small_vae
 from vae_manager.codec.kinds.kl.chain import decoder_chain
+from vae_manager.codec.pictures import load_picture
 from vae_manager.codec.streaming import MODES, heap, plan_decode, plan_encode, stream_decode, stream_encode
 from vae_manager.codec.streaming.moments import merge, norm_affine, strip_moments
 from vae_manager.codec.streaming.passes import POLICIES, passes
+from vae_manager.codec.whole import encode, latent_of
+from vae_manager.commands.demo import DATA, GOOD
 from vae_manager.errors import BadInputError, Interrupted, MemoryLimitError, VaeFileError
+from vae_manager.library.files import vae_file
+from vae_manager.library.probe import PICTURES
+from vae_manager.library.state import load_state
 
 LEVEL = 2 / 255
 """One 8-bit level of pixels in [-1, 1]."""
@@ -284,6 +290,17 @@ def test_refuses_other_modules_and_inputs() -> None:
 # --- statistics
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_demo_vae_whose_activations_spike(mode: str) -> None:
+    """On white some are two thousand times the mean, as in many trained decoders: the streamed pixels stay right."""
+    vae = load_state(vae_file(DATA / GOOD), torch.float32).network()
+    z = latent_of(encode(vae, load_picture(PICTURES / "high-key.jpg")[..., 128:, 128:]))
+    plan = plan_decode(vae, tuple(z.shape), mode=mode, strip_pixels=16384)
+    found = stream_decode(vae, z, plan=plan).tensor
+    expected = deepcopy(vae).double().decode(z.double())
+    assert (found.double() - expected).abs().max() < 0.001 * LEVEL
+
+
 @pytest.mark.parametrize("rows", [1, 3, 64])
 def test_moments_at_a_mean_of_a_thousand_deviations(rows: int) -> None:
     x = (torch.randn(64, 40, 8, dtype=torch.float64) + 1000).float()
@@ -293,6 +310,17 @@ def test_moments_at_a_mean_of_a_thousand_deviations(rows: int) -> None:
     assert (moments.mean - flat.mean(0)).abs().max() < 2e-4
     naive = x.square().mean((0, 1)) - x.mean((0, 1)).square()
     assert (naive / flat.var(0, correction=0) - 1).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("shape", [(4, 1024, 8), (1, 5, 8), (3, 37, 8)])
+def test_a_spike_does_not_swallow_the_other_pixels(shape: tuple[int, int, int]) -> None:
+    """Real decoders have some: a plain float32 sum of squares loses what is thousands of times smaller."""
+    x = torch.randn(shape) * 0.1 + 0.5
+    x[0, 3] = 400.0
+    moments = merge([strip_moments(x)])
+    flat = x.double().reshape(-1, 8)
+    assert (moments.var / flat.var(0, correction=0) - 1).abs().max() < 2e-6
+    assert ((moments.mean - flat.mean(0)) / flat.std(0)).abs().max() < 1e-7
 
 
 def test_norm_affine_is_group_norm() -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SHORT = 32
-"""Pixels that are summed in float32 before float64 takes over."""
+SHORT = 64
+"""Pixels that are summed in float32 before float64 takes over. Some decoders have pixels a thousand times larger than
+the others (a few dark or bright dots in the picture): in one long float32 sum of squares, the others would be lost."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,20 @@ def strip_moments(x: Tensor) -> tuple[int, Tensor, Tensor]:
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         var, mean = torch.var_mean(flat.float(), dim=0, correction=0)
         return flat.shape[0], mean, var
-    # On a CPU, 30 times faster than var_mean: M2 about a rough mean by the batch norm's kernel (a plain float32
-    # sum), the mean by short products that are added in float64, and M2 moved from one to the other.
-    unused = flat.new_zeros(flat.shape[1])
-    rough, about_rough = torch.batch_norm_update_stats(flat, unused, unused.clone(), 0.0)
-    count = flat.shape[0] // SHORT
-    groups = flat[: count * SHORT].view(count, SHORT, flat.shape[1])
-    sums = torch.bmm(flat.new_ones(count, 1, SHORT), groups).double().sum((0, 1))
-    mean = (sums + flat[count * SHORT :].double().sum(0)) / flat.shape[0]
-    return flat.shape[0], mean, about_rough.double() - (mean - rough).square()
+    # On a CPU the batch norm's kernel is 30 times faster than var_mean, in plain float32 sums, two passes. Laid in rows
+    # of `slots` pixels, each of its "channels" is a sum over SHORT pixels only, and float64 merges those.
+    count, channels = flat.shape
+    slots = count // SHORT
+    rest = flat[slots * SHORT :].double()
+    if not slots:
+        var, mean = torch.var_mean(rest, dim=0, correction=0)
+        return count, mean, var
+    unused = flat.new_zeros(slots * channels)
+    found = torch.batch_norm_update_stats(flat[: slots * SHORT].view(SHORT, -1), unused, unused.clone(), 0.0)
+    means, variances = (values.view(slots, channels).double() for values in found)
+    mean = (means.sum(0) * SHORT + rest.sum(0)) / count
+    m2 = means.sub_(mean).square_().add_(variances).sum(0) * SHORT + (rest - mean).square().sum(0)
+    return count, mean, m2 / count
 
 
 def merge(parts: list[tuple[int, Tensor, Tensor]]) -> Moments:
