@@ -1,13 +1,11 @@
-"""`check-host`: made-up WebUIs that have everything, lack something, or are no WebUI; and the table's own upkeep."""
+"""`check-host`: made-up WebUIs that have everything, lack something, or are no WebUI."""
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +13,9 @@ import pytest
 from vae_manager.cli import main
 from vae_manager.errors import BadInputError
 from vae_manager.hostcheck.__main__ import tables
+from vae_manager.hostcheck.ours import A1111, FORGE, REFORGE
 from vae_manager.hostcheck.report import check_webui
-from vae_manager.hostcheck.requirements import A1111, FORGE, REFORGE, REQUIREMENTS
-from vae_manager.hostcheck.source import MAX_BYTES, Source, dotted
+from vae_manager.hostcheck.source import MAX_BYTES, Source
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,7 +33,7 @@ class OptionInfo:
 class Options:
     def add_option(self, key, info): ...
 """,
-    "modules/shared.py": "from modules import options\nOptionInfo = options.OptionInfo\nopts = None\ncmd_opts = f()",
+    "modules/shared.py": "from modules import options\nOptionInfo = options.OptionInfo\nopts = state = None\ncmd_opts = f()",
     "modules/shared_options.py": "OptionInfo('sd_vae', infotext='VAE')\nOptionInfo('png', samples_format=1)",
     "modules/ui_extra_networks.py": """
 def register_page(page): ...
@@ -158,6 +156,7 @@ def decode_latent_batch(model, batch): ...
 class Processed:
     def __init__(self, p):
         self.extra_generation_params = p.extra_generation_params
+        self.all_prompts = p.all_prompts
 
 def create_infotext(p):
     return {"VAE": p.sd_vae_name, **p.extra_generation_params}
@@ -190,6 +189,7 @@ model_path = find()
 class CheckpointInfo:
     def __init__(self, filename):
         self.filename = filename
+        self.name = name_of(filename)
 
 class SdModelData:
     def __init__(self):
@@ -280,7 +280,7 @@ HOSTS: dict[str, dict[str, str]] = {
         "modules/sd_vae.py": SD_VAE,
         "modules_forge/forge_version.py": "version = 'neo'\nrelease = '7.7'",
         "modules_forge/shared_options.py": "OPTIONS = {'forge_additional_modules': []}",
-        "modules_forge/main_entry.py": "module_list = {}",
+        "modules_forge/main_entry.py": "module_list = {}\nparameters = dict(checkpoint_info=None)",
         "backend/diffusion_engine/base.py": "class ForgeObjects:\n    def __init__(self, vae):\n        self.vae = vae",
         "backend/patcher/vae.py": "class VAE:\n    def __init__(self):\n        self.first_stage_model = None\n",
         "backend/nn/vae.py": KL + ENDS,
@@ -338,9 +338,9 @@ def test_a_webui_with_everything_passes(tmp_path, adapter, capsys):
         (A1111, "txt2img", "with closing", "from modules.sd_vae import load_vae\nwith closing", "load_vae by name"),
         (A1111, "txt2img", "with closing", "from .sd_vae import load_vae as x\nwith closing", "load_vae by name"),
         (A1111, "infotext_utils", "infotext_pasted_", "x_", "does not call infotext_pasted_callback()"),
-        (REFORGE, "forge_loader", "self.vae = vae", "pass", "has no vae"),
-        (REFORGE, "sd", "self.first_stage_model = None", "pass", "has no first_stage_model"),
-        (FORGE, "base", "self.vae = vae", "pass", "has no vae"),
+        (REFORGE, "forge_loader", "self.vae = vae", "pass", ".vae is not there"),
+        (REFORGE, "sd", "self.first_stage_model = None", "pass", "VAE.first_stage_model is not there"),
+        (FORGE, "base", "self.vae = vae", "pass", ".vae is not there"),
         (FORGE, "main_entry", "module_list", "list_of_modules", "modules_forge.main_entry.module_list is not there"),
         (FORGE, "shared_options", "forge_additional_modules", "other", "forge_additional_modules is not in"),
         (FORGE, "sd_models", "self.forge_loading_parameters = {}", "pass", "forge_loading_parameters is not there"),
@@ -375,7 +375,7 @@ def test_what_is_optional_is_noted_with_the_way_we_cope(tmp_path, capsys):
     status, out, err = run(capsys, str(folder))
     assert (status, err) == (0, "")
     assert "nothing to guard" in out and "only the models folder is searched" in out and "img2img" in out
-    assert len(json.loads(run(capsys, str(folder), "--json")[1])["notes"]) == 9
+    assert len(json.loads(run(capsys, str(folder), "--json")[1])["notes"]) == 8
 
 
 def test_repositories_that_are_not_fetched_yet_are_not_held_against_it(tmp_path):
@@ -484,164 +484,3 @@ def test_the_tables_of_the_documentation(tmp_path):
     assert "AUTOMATIC1111 9.8.7" in text and "**no**" not in text
     with pytest.raises(BadInputError):
         check_webui(tmp_path)
-
-
-# --- the table against our own source
-
-
-PLAIN = {"append", "copy", "get", "items", "keys", "pop", "update", "name"}
-"""Methods of dicts and strings, at the end of a chain."""
-
-OBJECTS = {"p": "p", "processed": "processed", "model": "model", "shared": "modules.shared"}
-"""What these names mean wherever they stand in our adapters."""
-
-PACKAGES = ("modules", "backend", "ldm_patched", "modules_forge")
-
-
-def our_files() -> list[Path]:
-    return [*sorted((ROOT / "vae_manager" / "webui").rglob("*.py")), *sorted((ROOT / "scripts").glob("*.py"))]
-
-
-class Uses:
-    """The dotted names of the WebUI's that one file of ours uses."""
-
-    def __init__(self, tree: ast.AST) -> None:
-        self.tree = tree
-        self.imported: dict[str, str] = {}
-        self.loops: dict[str, set[str]] = {}
-        self.aliases: dict[str, ast.expr] = {}
-        for node in ast.walk(tree):
-            self._learn(node)
-
-    def _learn(self, node: ast.AST) -> None:
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.split(".")[0] in PACKAGES:
-                    assert alias.asname, f"write `from … import …` instead of `import {alias.name}`"
-                    self.imported[alias.asname] = alias.name
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
-            for alias in node.names:
-                self.imported[alias.asname or alias.name] = f"{node.module}.{alias.name}"
-        elif isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple | ast.List):
-            targets = node.target.elts if isinstance(node.target, ast.Tuple) else [node.target]
-            for item in node.iter.elts:
-                values = item.elts if isinstance(item, ast.Tuple) else [item]
-                for target, value in zip(targets, values, strict=False):
-                    if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
-                        self.loops.setdefault(target.id, set()).add(str(value.value))
-        elif isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            self.aliases.setdefault(node.targets[0].id, node.value)
-
-    def chains(self, node: ast.AST | None, steps: int = 8) -> set[str]:
-        """What an expression refers to, if it is something of the WebUI's."""
-        if steps == 0:
-            return set()
-        if isinstance(node, ast.Name):
-            known = self.imported.get(node.id) or OBJECTS.get(node.id)
-            return {known} if known else self.chains(self.aliases.get(node.id), steps - 1)
-        if dotted(node) == "self._p":  # the processing object's view
-            return {"p"}
-        if isinstance(node, ast.Attribute):
-            return {f"{chain}.{node.attr}" for chain in self.chains(node.value, steps - 1)}
-        if isinstance(node, ast.Call) and dotted(node.func) in ("getattr", "hasattr", "setattr", "around", "_Around"):
-            return {
-                f"{chain}.{name}"
-                for chain in self.chains(node.args[0], steps - 1)
-                for name in (self.strings(node.args[1]) or ({"?"} if dotted(node.func) == "around" else set()))
-            } or self.chains(node.args[0], steps - 1)
-        return set()
-
-    def strings(self, node: ast.AST) -> set[str]:
-        if isinstance(node, ast.Constant):
-            return {str(node.value)}
-        return self.loops.get(node.id, set()) if isinstance(node, ast.Name) else set()
-
-    def found(self) -> Iterator[tuple[int, str]]:
-        yield from ((1, name) for name in self.imported.values())
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Attribute | ast.Call):
-                yield from ((node.lineno, chain) for chain in self.chains(node))
-            if isinstance(node, ast.Tuple) and len(node.elts) == 2:  # (module, "function") in a list of guards
-                for chain in self.chains(node.elts[0]):
-                    if chain.startswith(PACKAGES) and isinstance(node.elts[1], ast.Constant):
-                        yield node.lineno, f"{chain}.{node.elts[1].value}"
-            if isinstance(node, ast.ClassDef) and "modules.scripts.Script" in {
-                c for b in node.bases for c in self.chains(b)
-            }:
-                yield from self._script(node)
-
-    @staticmethod
-    def _script(node: ast.ClassDef) -> Iterator[tuple[int, str]]:
-        for part in ast.walk(node):
-            if isinstance(part, ast.FunctionDef) and not part.name.startswith("_"):
-                yield part.lineno, f"modules.scripts.Script.{part.name}"
-            if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store) and dotted(part.value) == "self":
-                yield part.lineno, f"modules.scripts.Script.{part.attr}"
-
-
-def in_table() -> set[str]:
-    named = {use for row in REQUIREMENTS for use in row.uses}
-    checked = {str(getattr(row.check, "name", "")) for row in REQUIREMENTS}
-    exact = named | checked
-    # whoever has the member has what it is a member of
-    return exact | {".".join(name.split(".")[:count]) for name in exact for count in range(1, name.count(".") + 1)}
-
-
-def unlisted(tree: ast.AST) -> list[tuple[int, str]]:
-    table, missing = in_table(), []
-    for line, chain in Uses(tree).found():
-        parts = chain.split(".")
-        if parts[-1] in PLAIN and len(parts) > 1 and ".".join(parts[:-1]) in table:
-            continue
-        if chain not in table and not parts[-1].startswith("vae_manager"):
-            missing.append((line, chain))
-    return missing
-
-
-@pytest.mark.parametrize("path", our_files(), ids=lambda path: path.name)
-def test_every_symbol_our_adapters_use_is_in_the_table(path):
-    missing = unlisted(ast.parse(path.read_text()))
-    assert not missing, (
-        f"{path.relative_to(ROOT)} uses what hostcheck/requirements.py does not list (line, name): {missing}"
-    )
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "from modules import sd_samplers",
-        "from modules.processing import process_images",
-        "from modules import shared\nshared.opts.something_new",
-        "from modules import sd_vae\naround(sd_vae, 'clear_loaded_vae', before=x)",
-        "from modules import sd_vae\nfor f in names(): around(sd_vae, f)",
-        "from modules import sd_vae\nfor m, f in ((sd_vae, 'find_vae'),): around(m, f)",
-        "def f(p): p.scripts.run()",
-        "def f(p): getattr(p, 'all_seeds', None)",
-        "def f(model): model.forge_objects.clip",
-        "from modules import sd_models as s\ndef f():\n    data = s.model_data\n    return data.loaded_sd_models",
-        "from modules import scripts\nclass A(scripts.Script):\n    def postprocess_batch(self, p): ...",
-        "import backend.loader as loader",
-    ],
-)
-def test_the_search_of_our_source_would_notice_something_new(text):
-    assert unlisted(ast.parse(text))
-
-
-def test_the_table_lists_nothing_that_our_files_do_not_use():
-    seen = {
-        path.relative_to(ROOT).as_posix(): {c for _, c in Uses(ast.parse(path.read_text())).found()}
-        for path in our_files()
-    }
-    used = set().union(*seen.values())
-    for row in REQUIREMENTS:
-        assert (ROOT / row.needed_by).is_file() or (ROOT / "vae_manager" / row.needed_by).is_file(), row.needed_by
-        for name in row.uses:
-            assert any(chain == name or chain.startswith(f"{name}.") for chain in used), (
-                f"nothing uses {name} ({row.id})"
-            )
-
-
-def test_no_row_hides_another():
-    for adapter in HOSTS:
-        ids = [row.id for row in REQUIREMENTS if adapter in row.hosts]
-        assert len(ids) == len(set(ids))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vae_manager.errors import BadInputError
 from vae_manager.hostcheck.checks import Answer
+from vae_manager.hostcheck.derive import requirements
 from vae_manager.hostcheck.report import HostReport, check_webui
-from vae_manager.hostcheck.requirements import REQUIREMENTS
 
 
 def tables(reports: Sequence[HostReport]) -> str:
@@ -24,7 +24,7 @@ def tables(reports: Sequence[HostReport]) -> str:
         )
     names = " | ".join(report.title for report in reports)
     lines += ["", f"| what | used by | {names} |", "|---|---|" + "---|" * len(reports)]
-    for row in REQUIREMENTS:
+    for row in requirements():
         cells = [next((_cell(answer) for asked, answer in report.answers if asked is row), "") for report in reports]
         needed = "" if row.without is None else " (optional)"
         lines.append(f"| {row.check}{needed} | `{row.needed_by}` | {' | '.join(cells)} |")

@@ -21,6 +21,10 @@ class Answer:
     """Neither there nor missing: it cannot be told from this folder."""
 
 
+Shape = tuple[int, tuple[str, ...]]
+"""How we call something: so many positional arguments and these keywords."""
+
+
 class Check(Protocol):
     """A question; `str()` of it names what must be there.
 
@@ -35,15 +39,15 @@ class Symbol:
     """A dotted name: a module, function, class, variable, or a member of a class or instance."""
 
     name: str
-    call: tuple[int, tuple[str, ...]] | None = None
-    """How we call it: so many positional arguments and these keywords."""
+    calls: tuple[Shape, ...] = ()
+    """The ways that we call it."""
     members: tuple[str, ...] = ()
     """What a class must have besides."""
     below: str = ""
     """The folder whose modules are meant, if not the WebUI's own. It may be fetched only when the WebUI starts."""
 
     def __str__(self) -> str:
-        call = f"({_shape(*self.call)})" if self.call else ""
+        call = " or ".join(f"({_shape(*call)})" for call in self.calls)
         members = f" with {', '.join(self.members)}" if self.members else ""
         return f"{self.name}{call}{members}"
 
@@ -58,24 +62,26 @@ class Symbol:
         for member in self.members:
             if source.find(f"{self.name}.{member}") is None:
                 return Answer(reason=f"{self.name} ({found}) has no {member}")
-        if self.call is not None and not _accepts(source, self.name, found, *self.call):
-            return Answer(reason=f"{self.name} ({found}) does not take ({_shape(*self.call)})")
+        refused = next((call for call in self.calls if not _accepts(source, self.name, found, *call)), None)
+        if refused is not None:
+            return Answer(reason=f"{self.name} ({found}) does not take ({_shape(*refused)})")
         return Answer(str(found))
 
 
 @dataclass(frozen=True)
-class AnyOf:
-    """One of several is enough: WebUIs name the same thing differently."""
+class Member:
+    """What an object has, which may be of one of these classes."""
 
-    checks: tuple[Check, ...]
+    classes: tuple[str, ...]
+    name: str
+    calls: tuple[Shape, ...] = ()
 
     def __str__(self) -> str:
-        return " or ".join(map(str, self.checks))
+        return str(Symbol(f"{self.classes[0]}.{self.name}", self.calls))
 
     def look(self, source: Source) -> Answer:
-        answers = [check.look(source) for check in self.checks]
-        reasons = Answer(reason=" and ".join(answer.reason for answer in answers))
-        return next((answer for answer in answers if answer.found), reasons)
+        owner = next((one for one in self.classes if source.find(f"{one}.{self.name}")), self.classes[0])
+        return Symbol(f"{owner}.{self.name}", self.calls).look(source)
 
 
 @dataclass(frozen=True)

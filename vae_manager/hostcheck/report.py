@@ -10,7 +10,9 @@ from pathlib import Path
 
 from vae_manager.errors import BadInputError
 from vae_manager.hostcheck.checks import Answer
-from vae_manager.hostcheck.requirements import A1111, FORGE, REFORGE, REQUIREMENTS, Requirement
+from vae_manager.hostcheck.derive import requirements
+from vae_manager.hostcheck.ours import A1111, FORGE, REFORGE, our_files
+from vae_manager.hostcheck.requirements import Requirement
 from vae_manager.hostcheck.source import Source, Unreadable
 
 NESTED = ("webui", "stable-diffusion-webui")
@@ -78,7 +80,7 @@ def check_webui(folder: Path) -> HostReport:
     missing: list[Missing] = []
     notes: list[str] = []
     broken: set[str] = set()
-    for row in REQUIREMENTS:
+    for row in requirements():
         if adapter not in row.hosts:
             continue
         try:
@@ -96,6 +98,8 @@ def check_webui(folder: Path) -> HostReport:
             elif answer.found is None:
                 missing.append(Missing(row.id, str(row.check), answer.reason, row.needed_by))
         answers.append((row, answer))
+    if not any(name.startswith("scripts/") for name in our_files()):
+        notes.append("Not checked: what the extension's own scripts use, for they are not beside this package.")
     host, version = _name(source, adapter)
     return HostReport(host, adapter, version, tuple(answers), tuple(missing), tuple(dict.fromkeys(notes)))
 
