@@ -33,7 +33,13 @@ class OptionInfo:
 class Options:
     def add_option(self, key, info): ...
 """,
-    "modules/shared.py": "from modules import options\nOptionInfo = options.OptionInfo\nopts = state = None\ncmd_opts = f()",
+    "modules/shared.py": """
+from modules import options
+
+OptionInfo = options.OptionInfo
+opts = state = None
+cmd_opts = f()
+""",
     "modules/shared_options.py": "OptionInfo('sd_vae', infotext='VAE')\nOptionInfo('png', samples_format=1)",
     "modules/ui_extra_networks.py": """
 def register_page(page): ...

@@ -58,6 +58,10 @@ P = "modules.processing.StableDiffusionProcessing"
          "modules.scripts.Script.describe"),
         ("from modules import scripts_postprocessing as s\nclass A(s.ScriptPostprocessing):\n    order = 1",
          "modules.scripts_postprocessing.ScriptPostprocessing.order"),
+        ("def f():\n    from modules.a import Page\n    class A(Page):\n        def g(self): super().h(1, 2)",
+         "modules.a.Page.h(2 arguments)"),
+        ("from modules.a import Page\nclass A(Page):\n    def g(self): self.seek(self._own)",
+         "modules.a.Page.seek(1 argument)"),
     ],
 )  # fmt: skip
 def test_a_name_that_our_sources_use_becomes_a_question(text: str, question: str):

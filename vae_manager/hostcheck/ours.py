@@ -13,7 +13,7 @@ from vae_manager.hostcheck.source import Function, dotted
 A1111, REFORGE, FORGE = "a1111", "reforge", "forge"
 """The three adapters, by their files' names. reForge's is Classic's too, Forge's is Neo's."""
 
-ADAPTERS = (A1111, REFORGE, FORGE)
+ADAPTERS: tuple[str, ...] = (A1111, REFORGE, FORGE)
 
 PACKAGES = ("modules", "modules_forge", "backend", "ldm_patched", "ldm", "sgm")
 """The WebUIs' own packages."""
@@ -73,8 +73,8 @@ def uses_in(tree: ast.Module, file: str, overridden: Mapping[str, Iterable[str]]
             hosts = _adapters(file, method, overridden)
             yield from (Use(name, file, hosts, call) for name, call in reader.found(part))
     for node in ast.walk(tree):
-        for base in node.bases if isinstance(node, ast.ClassDef) else ():
-            for owner in outside.names(base):
+        if isinstance(node, ast.ClassDef):
+            for owner in {name for base in node.bases for name in outside.names(base)}:
                 yield from (Use(owner, file), *_members(node, owner, file))
 
 

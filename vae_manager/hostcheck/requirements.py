@@ -48,11 +48,16 @@ _MODEL_FILES = ("modules/sd_models.py", "modules_forge/forge_loader.py", "backen
 CMD_OPTS, OPTS, _DATA = "modules.shared.cmd_opts", "modules.shared.opts", "modules.sd_models.model_data"
 _LDM, _SGM = "repositories/stable-diffusion-stability-ai", "repositories/generative-models"
 
-_CHECKPOINT = dict.fromkeys(ADAPTERS, ("modules.sd_models.CheckpointInfo",))
+
+def _everywhere(*classes: str) -> dict[str, tuple[str, ...]]:
+    return dict.fromkeys(ADAPTERS, classes)
+
+
+_CHECKPOINT = _everywhere("modules.sd_models.CheckpointInfo")
 
 CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
-    "p": dict.fromkeys(ADAPTERS, (_P, f"{_P}Txt2Img", f"{_P}Img2Img")),
-    "processed": dict.fromkeys(ADAPTERS, ("modules.processing.Processed",)),
+    "p": _everywhere(_P, f"{_P}Txt2Img", f"{_P}Img2Img"),
+    "processed": _everywhere("modules.processing.Processed"),
     "model.sd_checkpoint_info": _CHECKPOINT,
     f"{_DATA}.forge_loading_parameters.checkpoint_info": _CHECKPOINT,
     "model.forge_objects": {
@@ -60,8 +65,8 @@ CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
         REFORGE: ("modules_forge.forge_loader.ForgeObjects", "modules_forge.forge_loader.ForgeSD"),
     },
     "model.forge_objects.vae": {FORGE: ("backend.patcher.vae.VAE",), REFORGE: ("ldm_patched.modules.sd.VAE",)},
-    "modules.shared.state": dict.fromkeys(ADAPTERS, ("modules.shared_state.State",)),
-    OPTS: dict.fromkeys(ADAPTERS, ("modules.options.Options",)),
+    "modules.shared.state": _everywhere("modules.shared_state.State"),
+    OPTS: _everywhere("modules.options.Options"),
 }
 """What the objects are that our sources name: one of these classes has the member."""
 
