@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 class VaeManagerError(Exception):
     """Base of every error whose text is meant for the user."""
@@ -29,3 +31,8 @@ class MemoryLimitError(VaeManagerError):
 
 class Interrupted(VaeManagerError):
     """The user stopped a decode or an encode."""
+
+
+def os_reason(error: OSError) -> str:
+    """The operating system's own words for an error, without the path (the caller names the file)."""
+    return error.strerror or (os.strerror(error.errno) if error.errno else type(error).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def read_json_text(path: Path, limit: int = MAX_BYTES) -> Any:
         ValueError: it is too large, or no JSON.
     """
     if not path.is_file() and path.exists():
-        raise OSError(f"{path} is no ordinary file")
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
     with path.open("rb") as file:
         raw = file.read(limit + 1)
     if len(raw) > limit:

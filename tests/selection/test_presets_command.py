@@ -43,7 +43,8 @@ def test_bad_input_is_one_sentence(world: World, tmp_path: Path, capsys):
     bad.write_text("{")
     for said, *arguments in (
         ("There is no file of presets", "--import", tmp_path / "no.json"),
-        ("is no file of presets", "--import", bad),
+        ("is no file of presets; name one that", "--import", bad),
+        ("cannot be read: it is no ordinary file", "--import", tmp_path),
         ("There is no folder", "--import-cards", tmp_path / "no"),
         ("one thing at a time", "--import", bad, "--export", bad),
         ("the presets' own file", "--export", ours),

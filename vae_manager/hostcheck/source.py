@@ -104,7 +104,7 @@ class Source:
             with open(self.root / path, "rb") as file:
                 data = file.read(MAX_BYTES + 1)
         except OSError as error:
-            raise Unreadable(f"{self.shown}{path} cannot be read ({error.strerror})") from error
+            raise Unreadable(f"{self.shown}{path} cannot be read ({error.strerror or error})") from error
         if len(data) > MAX_BYTES:
             raise Unreadable(f"{self.shown}{path} is larger than {MAX_BYTES >> 20} MB and was not read")
         return data.decode("utf-8-sig", "replace")

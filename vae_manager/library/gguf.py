@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
-from vae_manager.errors import VaeFileError
+from vae_manager.errors import VaeFileError, os_reason
 from vae_manager.library.downloads import described
 from vae_manager.library.headers import (
     MAX_DIMENSIONS,
@@ -28,7 +28,7 @@ from vae_manager.library.headers import (
     TensorInfo,
     TensorTable,
 )
-from vae_manager.library.reading import Source, open_file, os_reason, stamp_of
+from vae_manager.library.reading import Source, open_file, stamp_of
 
 MAGIC = b"GGUF"
 SUFFIXES = (".gguf",)

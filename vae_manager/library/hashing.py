@@ -13,9 +13,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from vae_manager.errors import VaeFileError
+from vae_manager.errors import VaeFileError, os_reason
 from vae_manager.library.files import VaeFile, vae_file
-from vae_manager.library.reading import open_file, os_reason
+from vae_manager.library.reading import open_file
 from vae_manager.store import Store, file_key
 
 CHUNK = 4 << 20

@@ -18,10 +18,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeGuard
 
-from vae_manager.errors import VaeFileError
+from vae_manager.errors import VaeFileError, os_reason
 from vae_manager.library.downloads import described
 from vae_manager.library.dtypes import BITS
-from vae_manager.library.reading import CHANGED, Source, open_file, os_reason, stamp_of
+from vae_manager.library.reading import CHANGED, Source, open_file, stamp_of
 
 MAX_HEADER_BYTES = 32 << 20
 """Largest header accepted. The largest real checkpoint's is about 1 MB; safetensors' own limit is 100 MB."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vae_manager.errors import VaeFileError
+from vae_manager.errors import VaeFileError, os_reason
 from vae_manager.library.dtypes import BITS, torch_type
 
 if TYPE_CHECKING:
@@ -34,11 +34,6 @@ _KINDS = (
     (stat.S_ISCHR, "a device, no file"),
     (stat.S_ISBLK, "a device, no file"),
 )
-
-
-def os_reason(error: OSError) -> str:
-    """The operating system's own words for an error, without the path (the caller names the file)."""
-    return error.strerror or (os.strerror(error.errno) if error.errno else type(error).__name__)
 
 
 def open_file(path: Path) -> BinaryIO:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vae_manager.errors import VaeFileError
+from vae_manager.errors import VaeFileError, os_reason
 from vae_manager.library.diffusers_folder import config_metadata
 from vae_manager.library.gguf import SUFFIXES as GGUF_SUFFIXES
 from vae_manager.library.gguf import is_gguf, is_gguf_name, read_gguf_places
@@ -26,7 +26,7 @@ from vae_manager.library.headers import (
     read_safetensors_header,
 )
 from vae_manager.library.pickles import Stored, open_pickle
-from vae_manager.library.reading import as_bits, as_tensor, open_file, os_reason
+from vae_manager.library.reading import as_bits, as_tensor, open_file
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from vae_manager.errors import BadInputError, VaeFileError
+from vae_manager.errors import BadInputError, VaeFileError, os_reason
 from vae_manager.library.files import VaeFile, vae_file
 from vae_manager.library.tensors import is_safetensors_name
 from vae_manager.selection.card import card_vae
@@ -197,7 +197,7 @@ def _get(job: _Job, name: str, sha256: str | None, asker: str) -> Answer:
     except VaeFileError as error:
         return _refused(error.sentence(called(name)))
     except OSError as error:  # it went away while it was looked at
-        return _refused(f"{called(name)} cannot be read: {error.strerror}.")
+        return _refused(f"{called(name)} cannot be read: {os_reason(error)}.")
     if misfit:
         return _refused(misfit)
     return Answer("chosen", f"{asker} {file.name}", file)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vae_manager.errors import BadInputError
+from vae_manager.errors import BadInputError, os_reason
 from vae_manager.json_text import read_json_text
 from vae_manager.selection.decision import AUTOMATIC, SAME
 from vae_manager.selection.rules import MAX_TEXT
@@ -69,6 +69,9 @@ def is_document(document: Any) -> bool:
     return True
 
 
+_HOW = "name one that 'vae-manager presets --export' wrote"
+
+
 def read_exported(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -76,10 +79,14 @@ def read_exported(path: Path) -> dict[str, Any]:
         document = read_json_text(path)
     except FileNotFoundError as error:
         raise BadInputError(f"There is no file of presets {str(path)!r}.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInputError(f"{str(path)!r} is no file of presets that can be read.") from error
+    except OSError as error:
+        raise BadInputError(f"{str(path)!r} cannot be read: {os_reason(error)}.") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{str(path)!r} is no file of presets; {_HOW}.") from error
     if not is_document(document) or "presets" not in document:
-        raise BadInputError(f"{str(path)!r} is no file of presets: it must hold an object with a list 'presets'.")
+        raise BadInputError(
+            f"{str(path)!r} is no file of presets: it must hold an object with a list 'presets'; {_HOW}."
+        )
     return document
 
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vae_manager.errors import BadInputError
+from vae_manager.errors import BadInputError, os_reason
 from vae_manager.json_text import parse_json
 from vae_manager.latents.architectures import BY_ID
 from vae_manager.latents.spaces import SPACES
@@ -113,7 +113,7 @@ def load_rules(path: Path, missing_ok: bool = False) -> RuleSet:
             return RuleSet()
         raise BadInputError(f"There is no rules file {str(path)!r}.") from error
     except OSError as error:
-        return _none(f"The rules file {path.name} cannot be read: {error.strerror}.")
+        return _none(f"The rules file {path.name} cannot be read: {os_reason(error)}.")
     if len(raw) > MAX_BYTES:
         return _none(f"The rules file {path.name} is larger than {MAX_BYTES >> 20} MB: no rules are.")
     try:

@@ -6,7 +6,7 @@ import torch
 
 from vae_manager.codec.build import Autoencoder
 from vae_manager.color.calibration import measure
-from vae_manager.errors import BadInputError, VaeFileError
+from vae_manager.errors import BadInputError, VaeFileError, os_reason
 from vae_manager.library.files import VaeFile
 from vae_manager.library.state import load_state
 from vae_manager.selection.decision import BAKED
@@ -34,7 +34,7 @@ def calibrate(shelf: Shelf, settings: PanelSettings, reference: str) -> str:
     except (BadInputError, VaeFileError) as error:
         return str(error)
     except OSError as error:
-        return f"The calibration could not be saved ({error.strerror})."
+        return f"The calibration could not be saved ({os_reason(error)})."
     return (
         f"Calibrated on {len(latents)} pictures: with Colour on auto, {checkpoint.file.path.name} gets the colours of "
         f"{other.name} (median residual {residual * 255:.1f} of 255)."

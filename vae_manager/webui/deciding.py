@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vae_manager.errors import VaeFileError
+from vae_manager.errors import VaeFileError, os_reason
 from vae_manager.selection.decision import Decision
 from vae_manager.webui.first_stage import ready
 from vae_manager.webui.hosts.picture_job import PictureJob
@@ -74,7 +74,7 @@ def _hashed(shelf: Shelf, job: Job, decision: Decision) -> tuple[dict[str, str],
         except VaeFileError as error:
             return {str(file.path): str(error)}, learnt
         except OSError as error:
-            return {str(file.path): f"it cannot be read: {error.strerror}"}, learnt
+            return {str(file.path): f"it cannot be read: {os_reason(error)}"}, learnt
     return {}, learnt
 
 
@@ -88,5 +88,5 @@ def _refused(shelf: Shelf, decision: Decision, model: Any) -> dict[str, str]:
         except VaeFileError as error:
             return {str(file.path): str(error)}
         except OSError as error:
-            return {str(file.path): f"it cannot be read: {error.strerror}"}
+            return {str(file.path): f"it cannot be read: {os_reason(error)}"}
     return {}

@@ -6,7 +6,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from vae_manager.errors import BadInputError
+from vae_manager.errors import BadInputError, os_reason
 from vae_manager.selection.decision import SAME
 from vae_manager.selection.preset_file import Owner, Preset, VaeWish
 from vae_manager.selection.preset_text import NONE_KEPT, by_hand, many, taken_over
@@ -33,7 +33,7 @@ def remove_one(presets: Presets, label: str | None) -> str:
         if owner is None or not presets.remove_owner(owner):
             return f"There is no preset of {label} any more."
     except OSError as error:
-        return f"The preset could not be removed ({error.strerror}); it is untouched."
+        return f"The preset could not be removed ({os_reason(error)}); it is untouched."
     return f"Removed the preset of {label}."
 
 
@@ -45,7 +45,7 @@ def export_file(presets: Presets) -> tuple[str, Path | None]:
         path = Path(tempfile.mkdtemp(prefix="vae-manager-"), FILE_NAME)
         count = presets.export_to(path)
     except OSError as error:
-        return f"The presets could not be exported ({error.strerror}).", None
+        return f"The presets could not be exported ({os_reason(error)}).", None
     return f"Wrote {many(count)} to {path.name}; download it below.", path
 
 
@@ -56,7 +56,7 @@ def import_file(presets: Presets, path: Path, replace_own: bool) -> str:
     except BadInputError as error:
         return str(error).replace(str(path), path.name)
     except OSError as error:
-        return f"The presets could not be taken over ({error.strerror}); yours are untouched."
+        return f"The presets could not be taken over ({os_reason(error)}); yours are untouched."
 
 
 def labels(presets: Presets) -> dict[str, Owner]:

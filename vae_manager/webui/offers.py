@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vae_manager.errors import VaeFileError
+from vae_manager.errors import VaeFileError, os_reason
 from vae_manager.latents.spaces import title_of
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
@@ -67,7 +67,7 @@ def _offer(file: VaeFile, facts: FactsCache, hashes: HashCache, checkpoint: Chec
     except VaeFileError as error:
         return Offer(file, against=error.sentence(file.name))
     except OSError as error:
-        return Offer(file, against=f"{file.name} cannot be used: it cannot be read ({error.strerror}).")
+        return Offer(file, against=f"{file.name} cannot be used: it cannot be read ({os_reason(error)}).")
     sha256 = hashes.peek(file)
     known = by_sha256(sha256) if sha256 else None
     if damage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from vae_manager.errors import BadInputError
+from vae_manager.errors import BadInputError, os_reason
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision
 from vae_manager.selection.preset_file import Preset, VaeWish
 from vae_manager.selection.settings import PanelSettings, said_by
@@ -43,7 +43,7 @@ def save_preset(shelf: Shelf, settings: PanelSettings) -> str:
     except BadInputError as error:
         return str(error)
     except OSError as error:
-        return f"The preset could not be saved ({error.strerror}); the old one is untouched."
+        return f"The preset could not be saved ({os_reason(error)}); the old one is untouched."
     return f"Saved: {checkpoint.file.path.name} gets these settings from now on, with VAE on Automatic."
 
 
@@ -58,7 +58,7 @@ def forget_preset(shelf: Shelf) -> str:
     try:
         shelf.chooser.presets.remove(checkpoint)
     except OSError as error:
-        return f"The preset could not be removed ({error.strerror}); it is untouched."
+        return f"The preset could not be removed ({os_reason(error)}); it is untouched."
     return f"Forgotten: {checkpoint.file.path.name} is chosen for by rules and what is known of it again."
 
 
