@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from tests.conftest import FLUX, make_state, make_vae
+from tests.conftest import FLUX, SD1, make_state, make_vae
 from vae_manager.codec.cache import StateCache
-from vae_manager.codec.swap import in_place, install, remove, same_weights, was_written
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
+from vae_manager.codec.swap import STATISTICS, in_place, install, remove, same_weights, was_written
 from vae_manager.codec.whole import decode
 from vae_manager.errors import VaeFileError
+from vae_manager.library.files import vae_file
+from vae_manager.library.state import load_statistics
+from vae_manager.webui.first_stage import ready
 
 Z = torch.linspace(-3, 3, 4 * 36).reshape(1, 4, 6, 6)
 
@@ -134,3 +140,41 @@ def test_a_module_that_was_emptied_meanwhile_gets_its_own_weights_whole():
                 layer._parameters[name] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
     remove(replace(installed, foreign=dict(module.named_parameters())))
     assert all(dict(module.named_parameters())[name] is parameter for name, parameter in own.items())
+
+
+class Normalised(AutoencoderKL):
+    """FLUX.2's first stage: the statistics of its latents are buffers of it."""
+
+    def __init__(self, mean: float) -> None:
+        super().__init__(SD1)
+        self.bn = torch.nn.BatchNorm2d(16, affine=False)
+        self.bn.running_mean = torch.full((16,), mean)
+
+
+def test_what_latents_are_normalised_by_goes_with_the_weights():
+    module, other = Normalised(1.0), Normalised(2.0)
+    own, state = module.bn.running_mean, other.state_dict()
+    del state["bn.num_batches_tracked"]
+    installed = install(module, state | {"bn.running_var": torch.full((4,), 9.0)})
+    assert module.bn.running_mean is not None and torch.equal(module.bn.running_mean, torch.full((16,), 2.0))
+    assert module.bn.running_var is not None and len(module.bn.running_var) == 16  # of another size: left alone
+    remove(installed)
+    assert module.bn.running_mean is own
+    installed = install(module, state)
+    module.half()
+    remove(installed)
+    assert torch.equal(module.bn.running_mean, torch.ones(16).half())
+    remove(install(make_vae(), state))  # a module without any
+
+
+@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
+def test_a_files_statistics_are_found_beside_its_vae(tmp_path: Path, prefix: str):
+    state = make_state(seed=2) | {"bn.running_mean": torch.ones(16), "bn.running_var": torch.full((16,), 2.0)}
+    path = tmp_path / "vae.safetensors"
+    save_file({prefix + name: tensor for name, tensor in state.items()}, str(path))
+    found = load_statistics(vae_file(path), STATISTICS, torch.float16)
+    assert found.keys() == set(STATISTICS)
+    assert found["bn.running_var"].dtype == torch.float16 and float(found["bn.running_var"][0]) == 2
+    module = Normalised(3.0)
+    remove(installed := install(module, ready(StateCache(1 << 30), vae_file(path), module)))
+    assert set(installed.statistics) == set(STATISTICS)

@@ -85,8 +85,8 @@ class Pictures:
 class WebUI:
     """One run of a WebUI on its own data folder."""
 
-    def __init__(self, webui: Path, data: Path, checkpoints: Path, vaes: Path) -> None:
-        self.webui, self.data, self.checkpoints, self.vaes = webui, data, checkpoints, vaes
+    def __init__(self, webui: Path, data: Path, checkpoints: Path, vaes: Path, encoders: Path | None = None) -> None:
+        self.webui, self.data, self.checkpoints, self.vaes, self.encoders = webui, data, checkpoints, vaes, encoders
         self.kind = kind_of(webui)
         self.config: dict[str, Any] = dict(CONFIG)
         self.process: subprocess.Popen[bytes] | None = None
@@ -114,7 +114,7 @@ class WebUI:
         command = [
             python, "launch.py", *COMMON_FLAGS, *FLAGS[self.kind], "--port", str(self.port),
             "--data-dir", str(self.data), "--ckpt-dir", str(self.checkpoints), "--gradio-allowed-path", str(self.webui),
-            "--vae-dirs" if self.kind == "neo" else "--vae-dir", str(self.vaes),
+            "--vae-dirs" if self.kind == "neo" else "--vae-dir", str(self.vaes), *self._encoder_flags(),
             *os.environ.get("WEBUI_ARGS", "").split(),
         ]  # fmt: skip
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "SD_WEBUI_RESTARTING": "1",
@@ -126,6 +126,17 @@ class WebUI:
             )
         self._wait()
         return self
+
+    def _encoder_flags(self) -> list[str]:
+        flag = {"forge": "--text-encoder-dir", "neo": "--text-encoder-dirs"}.get(self.kind)
+        return [flag, str(self.encoders)] if flag and self.encoders else []
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that the server holds just now (Linux)."""
+        assert self.process is not None
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def stop(self) -> None:
         if self.process and self.process.poll() is None:

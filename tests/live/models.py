@@ -8,21 +8,19 @@ so one look tells which one decoded.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.live.layers import Shapes, clip_l, conv, layer, prefixed, random_weights, residual, transformer
 from vae_manager.codec.kinds.kl.config import KLConfig, expected_shapes
 
 WIDTH, CONTEXT, LEVELS, BLOCKS = 320, 768, 4, 2
 
 TINTS = {"red": (0.5, -0.4, -0.4), "green": (-0.4, 0.5, -0.4), "blue": (-0.4, -0.4, 0.5)}
 CHECKPOINTS = {"tiny-a": (0.0, 0.0, 0.0), "tiny-b": (0.35, 0.35, -0.35)}
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 def write_models(checkpoints: Path, vaes: Path) -> None:
@@ -32,7 +30,7 @@ def write_models(checkpoints: Path, vaes: Path) -> None:
     for seed, (name, tint) in enumerate(TINTS.items()):
         save_file(_vae(seed, tint), str(vaes / f"tint-{name}.safetensors"), {"format": "pt"})
     for seed, (name, tint) in enumerate(CHECKPOINTS.items(), start=10):
-        state = _random({**_unet(), **_text_encoder()}, seed)
+        state = random_weights({**_unet(), **prefixed("cond_stage_model.transformer.", clip_l())}, seed)
         state |= {f"first_stage_model.{key}": tensor for key, tensor in _vae(100 + seed, tint).items()}
         save_file(state, str(checkpoints / f"{name}.safetensors"), {"format": "pt"})
         # JSON is YAML too
@@ -58,7 +56,7 @@ def write_taesd(path: Path) -> None:
 
 
 def _vae(seed: int, tint: tuple[float, float, float]) -> dict[str, Tensor]:
-    state = _random(expected_shapes(KLConfig()), seed)
+    state = random_weights(expected_shapes(KLConfig()), seed)
     state["decoder.conv_out.weight"] *= 0.35  # pixels spread by about 0.2 around the tint
     state["decoder.conv_out.bias"] = torch.tensor(tint, dtype=torch.float16)
     # latents of about unit variance, drawn from a narrow posterior
@@ -68,92 +66,34 @@ def _vae(seed: int, tint: tuple[float, float, float]) -> dict[str, Tensor]:
     return state
 
 
-def _random(shapes: Shapes, seed: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def tensor(name: str, shape: tuple[int, ...]) -> Tensor:
-        if name.endswith("bias"):
-            return torch.randn(shape, generator=generator) * 0.02
-        if len(shape) == 1:  # a norm's gain
-            return torch.ones(shape)
-        if "embedding" in name:
-            return torch.randn(shape, generator=generator) * 0.05
-        return torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
-
-    return {name: tensor(name, shape).half() for name, shape in shapes.items()}
-
-
-def _layer(name: str, *shape: int, bias: bool = True) -> Shapes:
-    return {f"{name}.weight": shape, **({f"{name}.bias": (shape[0],)} if bias else {})}
-
-
-def _conv(name: str, inputs: int, outputs: int, kernel: int = 3) -> Shapes:
-    return _layer(name, outputs, inputs, kernel, kernel)
-
-
 def _unet() -> Shapes:
     root = "model.diffusion_model."
-    shapes = _layer(root + "time_embed.0", 4 * WIDTH, WIDTH) | _layer(root + "time_embed.2", 4 * WIDTH, 4 * WIDTH)
-    shapes |= _conv(root + "input_blocks.0.0", 4, WIDTH)
+    shapes = layer(root + "time_embed.0", 4 * WIDTH, WIDTH) | layer(root + "time_embed.2", 4 * WIDTH, 4 * WIDTH)
+    shapes |= conv(root + "input_blocks.0.0", 4, WIDTH)
     block = 1
     for level in range(LEVELS):
         for _ in range(BLOCKS):
             shapes |= _unet_block(f"{root}input_blocks.{block}", WIDTH, attention=level < 3)
             block += 1
         if level < LEVELS - 1:
-            shapes |= _conv(f"{root}input_blocks.{block}.0.op", WIDTH, WIDTH)
+            shapes |= conv(f"{root}input_blocks.{block}.0.op", WIDTH, WIDTH)
             block += 1
     for index in (0, 2):
-        shapes |= _residual(f"{root}middle_block.{index}", WIDTH)
-    shapes |= _transformer(f"{root}middle_block.1")
+        shapes |= residual(f"{root}middle_block.{index}", WIDTH, WIDTH, 4 * WIDTH)
+    shapes |= transformer(f"{root}middle_block.1", WIDTH, CONTEXT)
     block = 0
     for level in reversed(range(LEVELS)):
         for index in range(BLOCKS + 1):
             shapes |= _unet_block(f"{root}output_blocks.{block}", 2 * WIDTH, attention=level < 3)
             if level and index == BLOCKS:
-                shapes |= _conv(f"{root}output_blocks.{block}.{2 if level < 3 else 1}.conv", WIDTH, WIDTH)
+                shapes |= conv(f"{root}output_blocks.{block}.{2 if level < 3 else 1}.conv", WIDTH, WIDTH)
             block += 1
-    return shapes | _layer(root + "out.0", WIDTH) | _conv(root + "out.2", WIDTH, 4)
+    return shapes | layer(root + "out.0", WIDTH) | conv(root + "out.2", WIDTH, 4)
 
 
 def _unet_block(name: str, inputs: int, attention: bool) -> Shapes:
-    return _residual(f"{name}.0", inputs) | (_transformer(f"{name}.1") if attention else {})
-
-
-def _residual(name: str, inputs: int) -> Shapes:
-    shapes = _layer(f"{name}.in_layers.0", inputs) | _conv(f"{name}.in_layers.2", inputs, WIDTH)
-    shapes |= _layer(f"{name}.emb_layers.1", WIDTH, 4 * WIDTH)
-    shapes |= _layer(f"{name}.out_layers.0", WIDTH) | _conv(f"{name}.out_layers.3", WIDTH, WIDTH)
-    return shapes | (_conv(f"{name}.skip_connection", inputs, WIDTH, 1) if inputs != WIDTH else {})
-
-
-def _transformer(name: str) -> Shapes:
-    block = f"{name}.transformer_blocks.0"
-    shapes = _layer(f"{name}.norm", WIDTH) | _conv(f"{name}.proj_in", WIDTH, WIDTH, 1)
-    for attention, context in (("attn1", WIDTH), ("attn2", CONTEXT)):
-        for part, inputs in (("to_q", WIDTH), ("to_k", context), ("to_v", context)):
-            shapes |= _layer(f"{block}.{attention}.{part}", WIDTH, inputs, bias=False)
-        shapes |= _layer(f"{block}.{attention}.to_out.0", WIDTH, WIDTH)
-    shapes |= _layer(f"{block}.ff.net.0.proj", 8 * WIDTH, WIDTH) | _layer(f"{block}.ff.net.2", WIDTH, 4 * WIDTH)
-    for index in (1, 2, 3):
-        shapes |= _layer(f"{block}.norm{index}", WIDTH)
-    return shapes | _conv(f"{name}.proj_out", WIDTH, WIDTH, 1)
-
-
-def _text_encoder() -> Shapes:
-    """CLIP ViT-L/14's text half."""
-    root = "cond_stage_model.transformer.text_model."
-    shapes: Shapes = {
-        root + "embeddings.token_embedding.weight": (49408, CONTEXT),
-        root + "embeddings.position_embedding.weight": (77, CONTEXT),
-    }
-    for index in range(12):
-        layer = f"{root}encoder.layers.{index}."
-        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            shapes |= _layer(f"{layer}self_attn.{part}", CONTEXT, CONTEXT)
-        shapes |= _layer(layer + "layer_norm1", CONTEXT) | _layer(layer + "layer_norm2", CONTEXT)
-        shapes |= _layer(layer + "mlp.fc1", 4 * CONTEXT, CONTEXT) | _layer(layer + "mlp.fc2", CONTEXT, 4 * CONTEXT)
-    return shapes | _layer(root + "final_layer_norm", CONTEXT)
+    inner = transformer(f"{name}.1", WIDTH, CONTEXT) if attention else {}
+    return residual(f"{name}.0", inputs, WIDTH, 4 * WIDTH) | inner
 
 
 def _config() -> dict[str, object]:

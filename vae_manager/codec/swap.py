@@ -9,7 +9,7 @@ untouched, so putting them back restores the host's VAE bit for bit, in about a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from vae_manager.codec.kinds.kl.config import KL_ROOTS
 from vae_manager.codec.kinds.shapes import Padding
 from vae_manager.codec.padding import Padded, restore_padding, set_padding
 from vae_manager.errors import VaeFileError
+
+STATISTICS = ("bn.running_mean", "bn.running_var")
+"""Buffers that belong to a VAE like its weights: what FLUX.2's latents are normalised by. Most kinds have none."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Installed:
     """Of the foreign VAE, where it is known."""
     padded: Padded = ()
     """The module's convolutions that pad otherwise by themselves."""
+    statistics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """The module's own buffers, and what stands in their places."""
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -57,7 +62,7 @@ def check_fits(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None
         if tuple(shapes[name]) != shape:
             theirs = list(shapes[name])
             raise VaeFileError(f"its tensor {name!r} is {theirs}, where the model that is loaded needs {list(shape)}")
-    extra = sorted(set(shapes) - set(own))
+    extra = sorted(set(shapes) - set(own) - set(STATISTICS))
     if extra:
         raise VaeFileError(f"it has the tensor {extra[0]!r}, for which the model that is loaded has no place")
 
@@ -77,7 +82,7 @@ def install(module: nn.Module, state: Mapping[str, Tensor], padding: Padding | N
     _assign(module, foreign)
     versions = {name: parameter._version for name, parameter in foreign.items()}
     padded = set_padding(module, padding) if padding else ()
-    return Installed(module, own, foreign, state, versions, padding, padded)
+    return Installed(module, own, foreign, state, versions, padding, padded, _exchange_statistics(module, state))
 
 
 def remove(installed: Installed) -> None:
@@ -96,6 +101,12 @@ def remove(installed: Installed) -> None:
         moved = there.device != own.device or there.dtype != own.dtype
         back[name] = _like(own, there) if moved and there.device.type != "meta" else own
     _assign(installed.module, back)
+    for name, (own, foreign) in installed.statistics.items():
+        buffers, leaf = _buffers(installed.module, name)
+        if buffers.get(leaf) is foreign:
+            buffers[leaf] = own
+        elif (there := buffers.get(leaf)) is not None and there is not own:
+            buffers[leaf] = own.to(there.device, there.dtype)  # the host has moved the module since
     if installed.padding:
         restore_padding(installed.padded, installed.padding)
 
@@ -145,6 +156,24 @@ def _assign(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
         parent, _, leaf = name.rpartition(".")
         # not setattr: it would look the class up for each of some 250 tensors, and hosts hook it
         module.get_submodule(parent)._parameters[leaf] = parameter  # pyright: ignore[reportPrivateUsage]
+
+
+def _exchange_statistics(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    exchanged = {}
+    for name in STATISTICS:
+        buffers, leaf = _buffers(module, name)
+        own = buffers.get(leaf)
+        if own is not None and name in state and state[name].shape == own.shape:
+            buffers[leaf] = state[name].to(own.device, own.dtype, copy=True)
+            exchanged[name] = own, buffers[leaf]
+    return exchanged
+
+
+def _buffers(module: nn.Module, name: str) -> tuple[dict[str, Tensor | None], str]:
+    """Where a buffer stands, by its path; an empty place where the module has none such."""
+    parent, _, leaf = name.rpartition(".")
+    found = getattr(module, parent, None)
+    return (found._buffers, leaf) if isinstance(found, nn.Module) else ({}, leaf)  # pyright: ignore[reportPrivateUsage]
 
 
 def _latent_channels(shapes: Mapping[str, tuple[int, ...]]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +72,19 @@ def _load_state(file: VaeFile, dtype: torch.dtype | None) -> LoadedState:
         if not all_finite(tensors[name]):
             raise VaeFileError(f"its tensor {name!r} is too large for {dtype}; use bf16 or fp32")
     return LoadedState(kind, tensors, groups, padding_of(file.path.stem, opened.header.metadata))
+
+
+def load_statistics(file: VaeFile, names: Iterable[str], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Those of these tensors that a VAE file has beside its network's, such as FLUX.2's `bn.running_mean`.
+
+    Raises:
+        VaeFileError: it cannot be read, or is no VAE.
+    """
+    opened = open_tensors(file.path)
+    first = "decoder.conv_in.weight"
+    before = detect_layout(opened.header).keys.get(first, first).removesuffix(first)
+    found = {name: before + name for name in names if before + name in opened.header.tensors}
+    return {name: opened.fetch(own).to(dtype, copy=True) for name, own in found.items()}
 
 
 def load_kl_state(file: VaeFile, dtype: torch.dtype | None = None) -> tuple[dict[str, Tensor], int]:

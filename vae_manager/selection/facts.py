@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from vae_manager.codec.kinds.registry import BY_NAME, OWN_FAMILIES, refused
+from vae_manager.codec.kinds.registry import BY_NAME, OWN_FAMILIES
 from vae_manager.errors import VaeFileError
 from vae_manager.latents.claims import of_vae_shape
 from vae_manager.latents.evidence import Claim, Evidence, Known, settle
@@ -37,7 +37,7 @@ MAX_VALUE = 512
 MAX_OLD_PICKLE = 512 << 20
 """Bytes of a pickle from before torch 1.6 that are worth reading for the names of its tensors."""
 
-REVISION = 4
+REVISION = 5
 """Raise it whenever a header is read or a VAE is judged otherwise: what an older program found is found anew."""
 
 _LOOKS = ("", "weights", "pictures")
@@ -257,8 +257,6 @@ def _read_vae(file: VaeFile) -> VaeFacts:
         raise VaeFileError(found.problems[0])
     if kind.latents_scaled:
         return _read_tiny(file)
-    if sentence := refused(found.family):
-        raise VaeFileError(sentence)
     if not found.encodes:
         raise VaeFileError("it has a decoder only, which no WebUI can put in place of a whole VAE")
     said = (sorted(found.latents.firm), int(found.latents.evidence), found.family_evidence)

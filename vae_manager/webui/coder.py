@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vae_manager.codec.kinds.network import Network
 from vae_manager.codec.memory import free_bytes, is_out_of_memory, release_cached
 from vae_manager.codec.streaming.api import plan_decode, plan_encode, stream_decode, stream_encode
 from vae_manager.codec.streaming.plan import Plan
@@ -62,6 +63,10 @@ class _Only(nn.Module):
         self.add_module("decoder" if decodes else "encoder", coder)
 
 
+def _vae_of(decodes: bool, coder: nn.Module) -> nn.Module:
+    return coder if isinstance(coder, Network) else _Only(decodes, coder)
+
+
 def run(
     inner: Callable[[Tensor], Tensor], coder: nn.Module, x: Tensor, decodes: bool, mode: str, vae: Any, watch: Watch
 ) -> Tensor:
@@ -69,8 +74,8 @@ def run(
 
     Args:
         inner: the host's own way.
-        coder: the module whose `forward` this is.
-        x: (N, C, h, w) behind `post_quant_conv`, or pictures (N, 3, H, W) in [-1, 1].
+        coder: the module whose `forward` this is; or a whole network of ours.
+        x: (N, C, h, w) behind `post_quant_conv`, or pictures (N, 3, H, W) in [-1, 1]; for a whole network, latents.
         mode: 'auto', 'exact' or 'whole'.
         vae: which weights are in it, to remember what overflowed.
 
@@ -108,7 +113,7 @@ def _plan(coder: nn.Module, x: Tensor, decodes: bool, mode: str, vae: Any, watch
     """How to stream; None: in one piece, by the host."""
     if mode == "whole" or (mode == "auto" and watch.tiler):
         return None
-    only, make, limit = _Only(decodes, coder), plan_decode if decodes else plan_encode, _limit(x.device, watch)
+    only, make, limit = _vae_of(decodes, coder), plan_decode if decodes else plan_encode, _limit(x.device, watch)
     dtype = torch.float32 if vae in watch.wide else None
     if mode == "auto" and dtype is None:
         whole = WHOLE_OVER_A * make(only, tuple(x.shape), device=x.device, memory_limit=1 << 62, mode="A").peak_bytes
@@ -141,7 +146,7 @@ def _streamed(
         # a host's autocast would round inside what is exact
         with _no_autocast(x.device):
             found = stream(
-                _Only(plan.decodes, coder),
+                _vae_of(plan.decodes, coder),
                 x,
                 plan=plan,
                 on_progress=progress,

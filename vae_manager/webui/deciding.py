@@ -8,6 +8,7 @@ from typing import Any
 from vae_manager.errors import VaeFileError, os_reason
 from vae_manager.selection.decision import Decision
 from vae_manager.webui.first_stage import ready
+from vae_manager.webui.frames import causal_config
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.job import Job, Name, as_host, files_of, told
 from vae_manager.webui.record import record
@@ -83,7 +84,11 @@ def _refused(shelf: Shelf, decision: Decision, model: Any) -> dict[str, str]:
     stage = shelf.host.first_stage(model)
     for file in files_of(decision):
         try:
-            if stage is not None and shelf.tinies.of(file, stage) is None:
+            if stage is None or shelf.tinies.of(file, stage) is not None:
+                continue
+            if causal_config(stage) is not None:
+                shelf.frames.check(file, stage)
+            else:
                 ready(shelf.cache, file, stage)
         except VaeFileError as error:
             return {str(file.path): str(error)}

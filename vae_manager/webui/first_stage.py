@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from vae_manager.codec.cache import StateCache
-from vae_manager.codec.swap import Installed, check_fits, in_place, install, remove, was_written
+from vae_manager.codec.swap import STATISTICS, Installed, check_fits, in_place, install, remove, was_written
 from vae_manager.library.files import VaeFile
 from vae_manager.library.padding import padding_of_file
-from vae_manager.library.state import load_kl_state
+from vae_manager.library.state import load_kl_state, load_statistics
+from vae_manager.webui.frames import causal_config
 
 Around = Callable[..., Any]
 """Called with the function it stands around, then that function's own arguments."""
@@ -72,7 +73,7 @@ def ready(cache: StateCache, file: VaeFile, module: nn.Module) -> Mapping[str, T
     def load() -> Mapping[str, Tensor]:
         with torch.inference_mode(False):
             state, _ = load_kl_state(file, dtype)
-        return state
+            return {**state, **load_statistics(file, STATISTICS, dtype)}
 
     state = cache.get((file.version, dtype), load)
     # not in `load`: what is in the cache may have been loaded for another model
@@ -82,6 +83,8 @@ def ready(cache: StateCache, file: VaeFile, module: nn.Module) -> Mapping[str, T
 
 def left_alone(module: nn.Module) -> str | None:
     """What a host's first stage is, in words, where no file of ours could stand in for its weights; None: one could."""
+    if causal_config(module) is not None:
+        return None  # single pictures are computed beside it
     kernels = {name: weight.ndim for name, weight in module.named_parameters() if name.startswith("decoder.")}
     if kernels.get("decoder.conv_in.weight") == 4:
         return None

@@ -26,6 +26,7 @@ from vae_manager.webui.chooser import Asked, Chooser
 from vae_manager.webui.coloring import Colors, Made, vae_fault
 from vae_manager.webui.describe import describe_choice
 from vae_manager.webui.first_stage import left_alone
+from vae_manager.webui.frames import Frames
 from vae_manager.webui.hosts.base import Host
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.job import Job, files_of
@@ -71,6 +72,7 @@ class Shelf:
         self.cache = StateCache(options.cache_bytes)
         """VAEs that are ready to be swapped in."""
         self.tinies = Tinies()
+        self.frames = Frames(self.cache)
         self.wide: set[Any] = set()
         """The VAEs whose activations have overflowed half precision in this run of the WebUI."""
         self.last: Job | None = None

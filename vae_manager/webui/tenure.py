@@ -10,23 +10,21 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vae_manager.codec.swap import same_weights
 from vae_manager.errors import VaeFileError
 from vae_manager.latents.spaces import LatentSpace
-from vae_manager.library.files import vae_file
-from vae_manager.library.layouts import detect_layout
-from vae_manager.library.tensors import open_tensors
+from vae_manager.library.files import VaeFile, vae_file
 from vae_manager.selection.decision import Decision, Part
 from vae_manager.webui import coder
+from vae_manager.webui.baked import has_baked
 from vae_manager.webui.coloring import rescaled
 from vae_manager.webui.deciding import decide, follow, write_down
 from vae_manager.webui.first_stage import FirstStage
+from vae_manager.webui.frames import beside, causal_config, is_video, one_picture
 from vae_manager.webui.hosts.base import quietly
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.job import Job, name_of
@@ -83,6 +81,7 @@ class Tenure:
     def let_go(self) -> None:
         """Give everything back. Nothing happens where nothing is held."""
         self._module = None
+        self._shelf.frames.rest()
         self._stack.close()
 
     def begin_batch(self) -> None:
@@ -115,40 +114,21 @@ class Tenure:
 
     def _put(self, choice: Decision | Part) -> None:
         """Have the first stage compute with the VAE chosen."""
-        stage = self._stage
-        if choice.kind == "host":
-            stage.put_back()
-        elif choice.vae is not None:
-            tiny = self._shelf.tinies.of(choice.vae, stage.module)
-            stage.put_back() if tiny else stage.use(choice.vae)
-        elif not self._has_baked(checkpoint := self._host.checkpoint(self._host.current_model())):
-            stage.use(vae_file(checkpoint))
-        else:
-            stage.put_back()
+        file, stage = self._file_of(choice), self._stage
+        beside = file is None or self._is_causal or self._shelf.tinies.of(file, stage.module) is not None
+        stage.use(None if beside else file)
 
-    def _has_baked(self, checkpoint: Path) -> bool:
-        """Whether the model holds the VAE that its checkpoint file holds.
+    def _file_of(self, choice: Decision | Part) -> VaeFile | None:
+        """The file whose VAE is to compute; None: the host's own."""
+        if choice.kind == "host" or choice.vae is not None:
+            return choice.vae
+        checkpoint = self._host.checkpoint(self._host.current_model())
+        return None if has_baked(self._stage, self.job, checkpoint) else vae_file(checkpoint)
 
-        The host's own books are not asked: some hosts lose the baked VAE without noticing. Only a pickle is taken at
-        the host's word, unless the baked VAE was asked for: looking into it means reading all of it.
-
-        Raises:
-            VaeFileError: the checkpoint has no VAE in it.
-        """
-        job = self.job
-        if checkpoint not in job.has_baked:
-            self._stage.put_back()
-            module = self._stage.module
-            assert module is not None
-            automatic = job.decision.source not in ("prompt", "panel", "job")
-            if job.own is None and automatic and checkpoint.suffix.lower() != ".safetensors":
-                job.has_baked[checkpoint] = True
-            else:
-                opened = open_tensors(checkpoint)
-                keys = detect_layout(opened.header).keys
-                found = same_weights(module, lambda name: opened.fetch(keys[name]) if name in keys else None)
-                job.has_baked[checkpoint] = found
-        return job.has_baked[checkpoint]
+    @property
+    def _is_causal(self) -> bool:
+        """Whether the model's VAE is one beside which single pictures are computed."""
+        return self._stage.module is not None and causal_config(self._stage.module) is not None
 
     # --- inside the host's decode and encode
 
@@ -199,6 +179,8 @@ class Tenure:
             self._put(choice)
             if choice.vae is not None and (tiny := self._shelf.tinies.of(choice.vae, self._stage.module)):
                 return decode_tiny(tiny, z, self._space())
+            if self._is_causal:
+                inner = self._single(True, choice, inner)
         except Exception as error:
             self._leave_it_to_the_host(error, choice)
             if self._in_batch():
@@ -217,9 +199,24 @@ class Tenure:
                 if self._module is not None:
                     choice = self._choice("encode", self._current())
                     self._put(choice)
+                    if self._is_causal and not (args or kwargs):
+                        inner = self._single(False, choice, inner)
             except Exception as error:
                 self._leave_it_to_the_host(error, choice)
             return inner(x, *args, **kwargs)
+
+    def _single(self, decodes: bool, choice: Decision | Part, inner: Callable[[Tensor], Tensor]) -> Any:
+        """The way of a picture with a causal 3-D VAE: the host's own, or beside it through a network of ours."""
+        module, job, file = self._stage.module, self.job, self._file_of(choice)
+        assert module is not None
+        if file is None and job.mode != "exact":
+            return inner
+        weights = file.version if file else self._own_weights()
+        return beside(self._shelf.frames.of(file, module), decodes, inner, job.mode, weights, job.watch)
+
+    def _own_weights(self) -> str:
+        """What the host's own VAE is called where overflows are remembered."""
+        return str(self._host.checkpoint(self._host.current_model()))
 
     def _forward(self, decodes: bool, inner: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Around the `forward` of the decoder or encoder: in one piece or streamed."""
@@ -228,7 +225,7 @@ class Tenure:
             if self._module is None or module is None or args or kwargs or x.ndim != 4 or job.mode == "host":
                 return inner(x, *args, **kwargs)
             part = module.get_submodule("decoder" if decodes else "encoder")
-            weights = self._stage.version or str(self._host.checkpoint(self._host.current_model()))
+            weights = self._stage.version or self._own_weights()
             return coder.run(inner, part, x, decodes, job.mode, weights, job.watch)
 
     def _leave_it_to_the_host(self, error: Exception, choice: Decision | Part | None = None) -> None:
@@ -260,8 +257,8 @@ class Tenure:
 
     def _keep(self, z: Tensor) -> None:
         """Keep a latent for calibrating."""
-        if not self.view.is_detail and not self._finishing:
-            kept = z[:1].detach().to("cpu", torch.float32, copy=True)
+        if not self.view.is_detail and not self._finishing and not is_video(z):
+            kept = one_picture(z)[:1].detach().to("cpu", torch.float32, copy=True)
             self._shelf.latents.append((self._host.checkpoint(self._host.current_model()), kept))
 
     def _note(self, pictures: list[int], choices: list[Decision | Part], found: Any) -> None:
@@ -272,8 +269,10 @@ class Tenure:
         try:
             for row, (picture, choice) in enumerate(zip(pictures, choices, strict=True)):
                 made = job.made[picture] = self._shelf.made_by(job, choice)
-                if job.color.mode == "auto" and not job.watch.tiler:  # another tiler hands over tiles
-                    job.keep(picture, made, found[row].detach().float() / 2 + 0.5, self.view.in_first_pass)
+                # another tiler hands over tiles, and a video is not one picture
+                if job.color.mode == "auto" and not (job.watch.tiler or is_video(found)):
+                    pixels = one_picture(found)[row].detach().float() / 2 + 0.5
+                    job.keep(picture, made, pixels, self.view.in_first_pass)
         except Exception:
             log.exception("VAE Manager could not note what decoded a picture; its colours are judged without that")
 

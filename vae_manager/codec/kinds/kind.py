@@ -96,8 +96,6 @@ class Kind:
     """Can take the place of a checkpoint's own VAE, in a WebUI's first stage too; is looked at for damage like one."""
     writes: tuple[str, ...] = ()
     """Layouts in which `convert` writes it."""
-    refused: str = ""
-    """Why no WebUI's first stage can be given it by us, "it is …"; it is run outside of one."""
     rewritable: bool = True
     """Canonical names and shapes are those of a file that others read too, so that one may be written."""
     own_space: bool = False

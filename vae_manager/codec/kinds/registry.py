@@ -53,11 +53,6 @@ def build(name: KindName, state: Mapping[str, Tensor], norm_groups: int) -> Auto
     return BY_NAME[name].build(state, norm_groups)
 
 
-def refused(family: str) -> str:
-    """Why a WebUI's first stage cannot be given a VAE of this family by us, "it is …"; empty where it can."""
-    return next((kind.refused for kind in KINDS if kind.family == family), "")
-
-
 def takes_scaled(family: str | None) -> bool:
     """Whether VAEs of this family take the diffusion model's latents as they are, (z - shift) · scale."""
     return any(kind.latents_scaled and kind.family == family for kind in KINDS)

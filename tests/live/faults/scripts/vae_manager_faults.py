@@ -28,6 +28,10 @@ class Faults(scripts.Script):
         if mode == "color":
             del session().shelf.colors.finish
 
+    def process_before_every_sampling(self, p, mode="", **kwargs):
+        if mode == "sampling":
+            print("VAE Manager faults: sampling begins", flush=True)
+
     def process_batch(self, p, mode="", **kwargs):
         if mode == "interrupt":
             shared.state.interrupt()

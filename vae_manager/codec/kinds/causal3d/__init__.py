@@ -78,5 +78,4 @@ KIND = Kind(
     canonical_tensor=picture_tensor,
     family=LAYOUT,
     rewritable=False,
-    refused="it is a video autoencoder (Wan or Qwen), which only its own WebUI can put into a model",
 )

@@ -1,0 +1,200 @@
+"""The models that people run, each through the same list: what the panel says, what decodes, what is refused.
+
+One WebUI without us makes each model's pictures first: with its own VAE, and with a red one given the WebUI's own way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import IMG2IMG
+from tests.live.harness import FAULTS, PROJECT, Pictures, WebUI, kind_of
+from tests.live.test_jobs import identical, same
+from tests.live.zoo import MODELS, Model, Zoo, write_zoo
+
+SHALLOW = Path(__file__).parent / "shallow"
+JOBS: dict[str, tuple[str, dict[str, Any]]] = {"txt2img": ("txt2img", {}), "img2img": ("img2img", IMG2IMG)}
+
+
+@dataclass
+class Loaded:
+    """A WebUI with one of the models chosen."""
+
+    webui: WebUI
+    zoo: Zoo
+    model: Model
+
+    def make(self, job: str = "txt2img", **more: Any) -> Pictures:
+        endpoint, parameters = JOBS[job]
+        return self.webui.generate(endpoint, **{**self.model.job, **parameters, **more})
+
+    def match(self, vae: str = "Automatic") -> dict[str, Any]:
+        """What the panel's line is made of."""
+        return self.webui.get(f"/vae-manager/v1/match?vae={vae}")
+
+    def warning(self, pictures: Pictures) -> str | None:
+        return pictures.info["extra_generation_params"].get("VAE Manager warning")
+
+    def native(self, tint: str) -> dict[str, Any]:
+        """The WebUI's own way to this VAE, for one job."""
+        file = self.model.vae_file(tint)
+        if self.webui.kind not in ("forge", "neo"):
+            return {"override_settings": {"sd_vae": file}}
+        own = [path for path in self.zoo.modules(self.model) if Path(path).parent != self.zoo.vaes]
+        return {"override_settings": {"forge_additional_modules": [str(self.zoo.vaes / file), *own]}}
+
+
+def choose(webui: WebUI, zoo: Zoo, model: Model) -> Loaded:
+    """What a user does on the page: checkpoint and modules."""
+    options: dict[str, Any] = {"sd_model_checkpoint": model.file}
+    if webui.kind in ("forge", "neo"):
+        options["forge_additional_modules"] = zoo.modules(model)
+    webui.post("/sdapi/v1/options", options)
+    return Loaded(webui, zoo, model)
+
+
+def runnable(kind: str) -> tuple[Model, ...]:
+    return tuple(model for model in MODELS if kind in model.hosts)
+
+
+@pytest.fixture(scope="module")
+def zoo(webui_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    return write_zoo(tmp_path_factory.mktemp("zoo"), runnable(kind_of(webui_dir)))
+
+
+def new_webui(webui_dir: Path, data: Path, zoo: Zoo) -> WebUI:
+    webui = WebUI(webui_dir, data, zoo.checkpoints, zoo.vaes, zoo.encoders)
+    first = runnable(webui.kind)[0]
+    webui.config |= {"sd_model_checkpoint": first.file, "sd3_enable_t5": False}
+    if webui.kind in ("forge", "neo"):
+        webui.config["forge_additional_modules"] = zoo.modules(first)
+    return webui
+
+
+Without = dict[tuple[str, str, str], Pictures]
+"""By model, job, and 'own' or 'red'."""
+
+
+@pytest.fixture(scope="module")
+def without(webui_dir: Path, zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Without:
+    webui = new_webui(webui_dir, tmp_path_factory.mktemp("zoo-without"), zoo)
+    found: Without = {}
+    try:
+        webui.start(SHALLOW)
+        for model in runnable(webui.kind):
+            loaded = choose(webui, zoo, model)
+            for job in JOBS:
+                # twice: A1111 draws the img2img posterior from the random state that the job before left
+                found[model.id, job, "own"] = (loaded.make(job), loaded.make(job))[1]
+            for job in JOBS:
+                found[model.id, job, "red"] = loaded.make(job, **loaded.native("red"))
+    finally:
+        webui.stop()
+    return found
+
+
+@pytest.fixture(scope="module")
+def zoo_webui(webui_dir: Path, zoo: Zoo, without: Without, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    webui = new_webui(webui_dir, tmp_path_factory.mktemp("zoo-with"), zoo)
+    try:
+        yield webui.start(PROJECT, FAULTS, SHALLOW)
+    finally:
+        webui.stop()
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=lambda model: model.id)
+def loaded(request: pytest.FixtureRequest, webui_dir: Path) -> Iterator[Loaded]:
+    model, kind = request.param, kind_of(webui_dir)
+    if kind not in model.hosts:
+        pytest.skip(f"{model.id} is no model that {kind} can run")
+    webui, zoo = request.getfixturevalue("zoo_webui"), request.getfixturevalue("zoo")
+    found = choose(webui, zoo, model)
+    found.make()  # some hosts load with the first picture
+    yield found
+    print(f"{model.id}: {webui.resident >> 20} MB resident")
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_off_is_byte_identical(loaded: Loaded, without: Without, job: str):
+    own = without[loaded.model.id, job, "own"]
+    assert identical((loaded.make(job), loaded.make(job))[1], own)
+    assert identical(loaded.make(job, ours=[False, loaded.model.vae_file("red")]), own)
+
+
+def test_automatic_is_what_the_line_says(loaded: Loaded, without: Without):
+    line = loaded.match()
+    pictures = loaded.make(ours=[True, "Automatic"])
+    decision = loaded.webui.get("/vae-manager/v1/decision")
+    assert loaded.warning(pictures) is None and line["warnings"] == decision["warnings"] == []
+    assert (line["checkpoint"], line["vae"], line["source"]) == (
+        loaded.model.file,
+        decision["vae"],
+        decision["source"],
+    )
+    assert line["reason"] == decision["reason"]
+    assert same(pictures, without[loaded.model.id, "txt2img", "own"])
+
+
+def test_baked(loaded: Loaded, without: Without):
+    """Where nothing is baked in, that is said, and the picture is the host's."""
+    loaded.make(ours=[True, loaded.model.vae_file("green")])
+    pictures = loaded.make(ours=[True, "Baked"])
+    assert same(pictures, without[loaded.model.id, "txt2img", "own"])
+    if loaded.model.baked:
+        assert loaded.warning(pictures) is None and "vae=Baked" in pictures.infotexts[0]
+    else:
+        assert "no VAE in it" in (loaded.warning(pictures) or "")
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_vae_of_its_space_is_the_hosts_way_with_it(loaded: Loaded, without: Without, job: str):
+    red = loaded.model.vae_file("red")
+    line = loaded.match(red)
+    assert (line["vae"], line["warnings"]) == (red, [])
+    pictures = loaded.make(job, ours=[True, red])
+    assert loaded.warning(pictures) is None and f"vae={red}" in pictures.infotexts[0]
+    assert pictures.tint() == "red" and same(pictures, without[loaded.model.id, job, "red"], levels=1)
+    assert loaded.webui.get("/vae-manager/v1/status")["swapped"] is False
+    plain = (loaded.make(job), loaded.make(job))[1]
+    assert identical(plain, without[loaded.model.id, job, "own"])
+
+
+def test_a_vae_of_another_space_is_refused_before_sampling(loaded: Loaded, without: Without):
+    for space in loaded.model.refused:
+        name = f"{space}-red.safetensors"
+        assert loaded.match(name)["warnings"] != []
+        before = len(loaded.webui.log)
+        pictures = loaded.make(ours=[True, name], fault="sampling")
+        sentence = loaded.warning(pictures) or ""
+        assert name.removesuffix(".safetensors") in sentence and "\n" not in sentence
+        assert identical(pictures, without[loaded.model.id, "txt2img", "own"])
+        added = loaded.webui.log[before:]
+        assert "Traceback" not in added
+        refusal = sentence.split(" The picture was made with")[0]
+        assert -1 < added.find(refusal) < added.find("sampling begins")
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_exact_is_the_hosts_picture(loaded: Loaded, job: str):
+    red = loaded.model.vae_file("red")
+    whole = loaded.make(job, ours=[{"vae": red, "decode": "host"}])
+    exact = loaded.make(job, ours=[{"vae": red, "decode": "exact"}])
+    decision = loaded.webui.get("/vae-manager/v1/decision")
+    assert decision["warnings"] == [] and same(exact, whole, levels=1)
+    assert any(line.startswith("decode: exact, mode") for line in decision["streamed"])
+    assert job == "txt2img" or any(line.startswith("encode: exact, mode") for line in decision["streamed"])
+
+
+def test_a_vae_for_each_picture_of_a_batch(loaded: Loaded):
+    names = [loaded.model.vae_file(tint) for tint in ("red", "green")]
+    prompts = [f"a cat <vae:{name}>" for name in (*names, names[0])]
+    pictures = loaded.make(batch_size=3, fault="prompts:" + "|".join(prompts))
+    tints = [pictures.tint(index) for index in range(len(pictures.pixels))][-3:]
+    assert tints == ["red", "green", "red"]
+    for text, name in zip(pictures.infotexts[-3:], (*names, names[0]), strict=True):
+        assert f"vae={name}" in text
