@@ -15,7 +15,7 @@ from vae_manager.color.correct import correct
 from vae_manager.color.diagnose import diagnose
 from vae_manager.color.evidence import Evidence, Finding
 from vae_manager.color.matrix import adjustment, affine, is_identity
-from vae_manager.color.pool import different, ends, pooled_map
+from vae_manager.color.pool import different, ends, pooled_map, verdict
 from vae_manager.color.statistics import Statistics, own_ends, statistics
 
 SEEDS = range(10)
@@ -52,8 +52,8 @@ def test_a_decoder_continues_beyond_white_and_black_and_leaves_the_middle():
 
 def test_a_flat_vae_whose_highlights_reach_white_is_found_by_its_blacks():
     cases = session(flat)
-    seen = ends(pool_of(cases))
-    assert seen.black and not seen.white and seen.ceiling == 1
+    seen = verdict(pool_of(cases))
+    assert seen.black and seen.ends.reached == "white" and seen.ends.ceiling == 1
     found = found_in(cases)
     assert found.cause == "session" and found.washed_out and "reaches black" in found.reason
     before = sum(float((one.bad - one.truth).abs().mean()) for one in cases)
@@ -63,7 +63,7 @@ def test_a_flat_vae_whose_highlights_reach_white_is_found_by_its_blacks():
 
 def test_whites_alone_are_found_too():
     cases = session(lambda v: 0.85 * v, over=0.02, seeds=range(0, 30, 3))  # whose whites are white
-    seen = ends(pool_of(cases))
+    seen = verdict(pool_of(cases))
     assert seen.white and not seen.black
     matrix = pooled_map(pool_of(cases))
     assert not is_identity(matrix) and not matrix[:, 3].any()  # black stays where it is
@@ -86,8 +86,7 @@ def test_fog_is_as_thick_as_it_pleases():
     foggy = [
         statistics(floor + (1 - floor) * picture(seed)) for seed, floor in enumerate(torch.linspace(0.05, 0.5, 10))
     ]
-    seen = ends(foggy)
-    assert seen.floor > 0.04 and not seen.black and is_identity(pooled_map(foggy))
+    assert ends(foggy).floor > 0.04 and is_identity(pooled_map(foggy))
     found = diagnose(Evidence(0.2 + 0.8 * picture(1), pool=foggy))
     assert not found.corrects and "only white" in found.reason and "look" in found.reason
 

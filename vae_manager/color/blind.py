@@ -65,8 +65,13 @@ def correction(g: float, black: float, white: float, chroma: float) -> Tensor:
 
 
 def gate(score: float) -> float:
-    """Smoothly from 0 to 1 between the two scores of `SURE` (3t² − 2t³)."""
-    t = min(max((score - SURE[0]) / (SURE[1] - SURE[0]), 0.0), 1.0)
+    """Smoothly from 0 to 1 between the two scores of `SURE`."""
+    return smoothstep((score - SURE[0]) / (SURE[1] - SURE[0]))
+
+
+def smoothstep(t: float) -> float:
+    """Smoothly from 0 at 0 to 1 at 1 (3t² − 2t³), and no further."""
+    t = min(max(t, 0.0), 1.0)
     return t * t * (3 - 2 * t)
 
 

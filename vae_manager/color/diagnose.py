@@ -13,7 +13,7 @@ from vae_manager.color.blind import SURE, abstains, judge, looks_right
 from vae_manager.color.evidence import Evidence, Finding, Reference
 from vae_manager.color.faults import TOO_STRONG, WASHED_OUT
 from vae_manager.color.matrix import is_identity
-from vae_manager.color.pool import MIN_PICTURES, MIN_VETO, Ends, different, ends, pooled_map, too_strong
+from vae_manager.color.pool import MIN_PICTURES, MIN_VETO, Ends, Verdict, different, too_strong, verdict
 from vae_manager.color.reference import MAX_RESIDUAL, fit_reference
 from vae_manager.color.statistics import Statistics, statistics
 
@@ -87,19 +87,26 @@ def _by_reference(matrix: Tensor, residual: float, score: float, called: str) ->
 
 def _by_pool(own: list[Statistics], score: float, note: str) -> Finding | None:
     """The pool's word; None where it finds a fault, but is too small to be trusted with its measure."""
-    matrix, count = pooled_map(own), len(own)
+    count = len(own)
     if too_strong(own):
         reason = f"{TOO_STRONG}: most of {count} pictures of this session are driven beyond black and white{note}"
         remedy = "look at the scale that latents are divided by; what was clipped cannot be brought back"
         return Finding("session", 1 - 1 / count, reason, score=score, remedy=remedy)
-    found = ends(own)
-    if is_identity(matrix):
-        return Finding("none", 1 - 1 / count, f"{_nothing_seen(found, count)}{note}", score=score)
+    found = verdict(own)
+    if is_identity(found.matrix):
+        return Finding("none", 1 - 1 / count, f"{_nothing_seen(found.ends, count)}{note}", score=score)
     if count < MIN_PICTURES:
         return None
-    missing = " or ".join(name for name, gone in (("black", found.black), ("white", found.white)) if gone)
-    reason = f"{WASHED_OUT}: none of {count} pictures of this session reaches {missing}{note}"
-    return Finding("session", 1 - 1 / count, reason, matrix, True, score)
+    return Finding("session", 1 - 1 / count, f"{WASHED_OUT}: {_lacking(found, count)}{note}", found.matrix, True, score)
+
+
+def _lacking(found: Verdict, count: int) -> str:
+    """What the pictures of a faulty VAE have in common."""
+    reached = found.ends.reached or ""
+    missing = " or ".join(name for name in ("black", "white") if getattr(found, name) and name not in reached)
+    who = f"none of {count} pictures" if missing else f"hardly any of {count} pictures"
+    overshot = ", and white by overshoot alone" if missing and found.white and "white" in reached else ""
+    return f"{who} of this session reaches {missing or 'black'}{overshot}"
 
 
 def _nothing_seen(found: Ends, count: int) -> str:

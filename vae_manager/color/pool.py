@@ -1,21 +1,23 @@
 """Several pictures of one checkpoint and VAE: a fault is the same for all of them, what they show is not.
 
-One picture without black may be fog. When no picture of eight reaches black, and none reaches white, it is the VAE. A
-decoder overshoots, so a flat VAE's pictures may well reach one end, mostly white: each end is judged by itself. And as
-what is clipped hides how far it went, a pool that reaches both ends shows no fault, but vouches for nothing.
+One picture without black may be fog. When the blacks of eight pictures lie together above black, it is the VAE. A
+decoder overshoots, so a flat VAE's pictures may well reach white: whether white is lowered, too, their bright colours
+tell (`pool_model`). And as what is clipped hides how far it went, a pool that shows no fault vouches for nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean, median
+from dataclasses import dataclass, field
+from statistics import median
 
 import torch
 from torch import Tensor
 
+from vae_manager.color.blind import smoothstep
 from vae_manager.color.matrix import adjustment, compose, identity, stretch
+from vae_manager.color.pool_model import ask
 from vae_manager.color.statistics import Statistics, saturations
 
 MIN_PICTURES = 8
@@ -27,23 +29,26 @@ MIN_VETO = 4
 SEEN = 0.03
 """The least distance from black, and from white, over all pictures, that counts as a fault."""
 
-ALONE, ALONE_OWN = 0.04, 0.03
-"""The same where only one end is missing; less where the decoder's own values are known: of sound decoders' photographs
-three in four come nearer than that to black, so that eight in a row do."""
+SURE = 0.7
+"""Logit of the model from which on all of a fault is undone; from 0 on some."""
 
-NEAR, NEAR_BLACK, NEAR_WHITE = 0.08, 0.03, 0.02
-"""What all the pictures have may be their look. So half of them must come so near the extreme (of black where both ends
-are missing; black alone; white alone), as they do where it is the VAE's own black or white: fog, pastel and night are
-each as far from it as they please. Night is common, and white is hardly ever missing alone: that is the strictest."""
+NEAR = 0.08
+"""Half of the pictures must come so near the darkest one's black, as they do where it is the VAE's own: fog is as thick
+as it pleases, and pools of it are not what the model knows best."""
+
+AGREE = 0.03
+"""Where both ends are missing, the least levels of all pictures are the black points, unless the model says that black
+was lifted by more than this beyond them: then one file's edges are too sharp, as a JPEG file's are."""
+
+WHITE_TOO = (0.2, 0.6)
+"""Below the first probability that white was lowered with black none of that is undone, above the second all."""
+
+WHITE_ALONE, WHITE_ALONE_OWN, NEAR_WHITE = 0.04, 0.03, 0.02
+"""White alone counts as lowered where it is missing by the first (by the second where the decoder's own values are
+known), and half of the pictures come as near as the third to the brightest: night and dusk have no white either."""
 
 OVERSHOT = 0.02
-"""Where one end is reached, by overshoot: a sound decoder's darkest pictures go so far below black, too."""
-
-BRIGHT, PER_LEVEL = 0.975, 20
-"""Where only black is missing, white may be lost as well, and overshoot hide it: then bright colours are less bright.
-Below this mean of `ceilings[1]` white counts as lowered by this share, for each level, of what black was lifted by, at
-most by as much. Of pools with a contrast lost around .5 the mean is .92 (.87 to .95 in eight of ten), where black alone
-was lifted .965 (.94 to .98)."""
+"""A sound decoder's brightest pictures go so far beyond white."""
 
 MAX_SHIFT = 0.35
 """No fault that was met lifts black, or lowers white, by more."""
@@ -88,10 +93,6 @@ class Ends:
     floor: float
     """The least level of any channel in any of the pictures; below 0 where the decoder's own values are known."""
     ceiling: float
-    black: bool
-    """Whether black is missing, so that it was lifted."""
-    white: bool
-    """Whether white is missing."""
 
     @property
     def reached(self) -> str | None:
@@ -100,50 +101,73 @@ class Ends:
         return " and ".join(there) or None
 
 
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What all pictures of a pool have in common."""
+
+    ends: Ends
+    matrix: Tensor = field(default_factory=identity)
+    """(3, 4): what undoes it; the identity where there is nothing."""
+    black: bool = False
+    """Whether black was lifted."""
+    white: bool = False
+    """Whether white was lowered."""
+
+
 def ends(pictures: Sequence[Statistics]) -> Ends:
-    """Which of black and white all of the pictures miss. The decoder's own values go before those of the files."""
-    floors = [min(s.own_floors, default=s.floors[0]) for s in pictures]
-    ceilings = [max(s.own_ceilings, default=s.ceilings[0]) for s in pictures]
-    floor, ceiling = min(floors), max(ceilings)
-    dark, bright = [level - floor for level in floors], [ceiling - level for level in ceilings]
-    if floor >= SEEN and 1 - ceiling >= SEEN:
-        both = _is_shared(dark, NEAR)
-        return Ends(floor, ceiling, both, both)
-    alone = ALONE_OWN if all(s.own_floors for s in pictures) else ALONE
-    black = floor >= alone and _is_shared(dark, NEAR_BLACK)
-    white = 1 - ceiling >= alone and _is_shared(bright, NEAR_WHITE)
-    return Ends(floor, ceiling, black, white)
+    """How near to black and white any of the pictures come. The decoder's own values go before those of the files."""
+    return Ends(min(_floor(s) for s in pictures), max(_ceiling(s) for s in pictures))
 
 
-def _is_shared(distances: Sequence[float], near: float) -> bool:
-    """Whether at least half of the pictures come so near the extreme."""
-    return 2 * sum(distance <= near for distance in distances) >= len(distances)
-
-
-def pooled_map(pictures: Sequence[Statistics]) -> Tensor:
-    """The map that undoes what all the pictures have in common, or the identity where they have nothing.
+def verdict(pictures: Sequence[Statistics]) -> Verdict:
+    """What is wrong with the VAE that made these different pictures, two at least.
 
     Where both ends are missing, black and white points come from the darkest and the brightest picture, for each
     channel; the chroma gain from the mean over the pictures, held toward the usual gain as far as their number leaves
-    it open. Where one end is missing, it is put back for all channels alike.
+    it open. Where one is reached, by overshoot or because the other alone is gone, the model's levels are put back for
+    all channels alike.
     """
-    found = ends(pictures)
-    if not (found.black or found.white):
-        return identity()
-    if not (found.black and found.white):
-        return _one_end(pictures, found)
+    found, said = ends(pictures), ask(pictures)
+    sure = smoothstep(said.fault / SURE)
+    near = sum(_floor(s) - found.floor <= NEAR for s in pictures)
+    if sure <= 0 or said.black < SEEN or 2 * near < len(pictures):
+        return _white_alone(pictures, found)
+    if found.reached is None and found.floor >= said.black - AGREE:
+        return Verdict(found, torch.lerp(identity(), _both_ends(pictures, found), sure), True, True)
+    low, high = WHITE_TOO
+    too = smoothstep((1 / (1 + math.exp(-said.both)) - low) / (high - low))
+    black, white = (sure * min(max(shift, 0.0), MAX_SHIFT) for shift in (said.black, too * said.white))
+    chroma = math.exp(sure * too * min(max(said.chroma, 0.0), math.log(GAINS[1])))
+    return Verdict(found, stretch(black, 1 - white, chroma), True, white > SEEN)
+
+
+def pooled_map(pictures: Sequence[Statistics]) -> Tensor:
+    """The map that undoes what all the pictures have in common, or the identity where they have nothing."""
+    return verdict(pictures).matrix if len(pictures) > 1 else identity()
+
+
+def _white_alone(pictures: Sequence[Statistics], found: Ends) -> Verdict:
+    """White where black is reached, which the model hardly sees: what is bright in a picture is anybody's choice."""
+    least = WHITE_ALONE_OWN if all(s.own_ceilings for s in pictures) else WHITE_ALONE
+    together = sum(found.ceiling - _ceiling(s) <= NEAR_WHITE for s in pictures)
+    if found.reached != "black" or 1 - found.ceiling < least or 2 * together < len(pictures):
+        return Verdict(found)
+    return Verdict(found, stretch(0, max(found.ceiling - OVERSHOT, 1 - MAX_SHIFT)), white=True)
+
+
+def _both_ends(pictures: Sequence[Statistics], found: Ends) -> Tensor:
     black = torch.tensor([_floors(s) for s in pictures], dtype=torch.float64).amin(0).clamp(max=MAX_SHIFT)
     white = torch.tensor([_ceilings(s) for s in pictures], dtype=torch.float64).amax(0).clamp(min=1 - MAX_SHIFT)
     levels = torch.cat([torch.diag(1 / (white - black)), (-black / (white - black))[:, None]], dim=1)
     return compose(adjustment(saturation=_chroma_gain(pictures, found.floor, found.ceiling)), levels)
 
 
-def _one_end(pictures: Sequence[Statistics], found: Ends) -> Tensor:
-    if found.white:
-        return stretch(0, max(found.ceiling - OVERSHOT, 1 - MAX_SHIFT))
-    black = min(found.floor + OVERSHOT, MAX_SHIFT)
-    hidden = PER_LEVEL * (BRIGHT - fmean(s.ceilings[1] for s in pictures))
-    return stretch(black, 1 - black * min(max(hidden, 0.0), 1.0))
+def _floor(s: Statistics) -> float:
+    return min(s.own_floors, default=s.floors[0])
+
+
+def _ceiling(s: Statistics) -> float:
+    return max(s.own_ceilings, default=s.ceilings[0])
 
 
 def _floors(s: Statistics) -> tuple[float, ...]:
