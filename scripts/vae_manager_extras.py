@@ -10,7 +10,7 @@ import gradio as gr
 from modules import scripts_postprocessing
 from modules.ui_components import InputAccordion
 
-from vae_manager.selection.settings import BY_HAND, TABLE
+from vae_manager.selection.settings import BY_HAND, STRENGTH
 from vae_manager.webui import extras
 from vae_manager.webui.panel import slider
 from vae_manager.webui.record import COLOR_KEY
@@ -25,7 +25,7 @@ class VaeManagerColor(scripts_postprocessing.ScriptPostprocessing):
     def ui(self):
         with InputAccordion(False, label=self.name, elem_id="vae_manager_extras") as enable:
             gr.HTML("Finds out whether a picture is washed out, and corrects only what is.")
-            strength = slider(TABLE["color_strength"], "Strength", "vae_manager_extras_strength")
+            strength = slider(STRENGTH, "Strength", "vae_manager_extras_strength")
             with gr.Row():
                 by_hand = {one.name: slider(one, one.label, f"vae_manager_extras_{one.name}") for one in BY_HAND}
         return {"enable": enable, "strength": strength, **by_hand}

@@ -23,7 +23,7 @@ from vae_manager.selection.preset_file import read_exported
 from vae_manager.selection.presets import Presets
 from vae_manager.selection.prompt_tags import take_vae_tag
 from vae_manager.selection.rules import RuleSet, load_rules
-from vae_manager.selection.settings import RULED, said_by_hand
+from vae_manager.selection.settings import ENCODE_VAE, HIRES_VAE, RULED, said_by_hand
 from vae_manager.selection.twins import baked_twin
 from vae_manager.store import open_store
 from vae_manager.user_data import user_folder
@@ -173,8 +173,8 @@ def _document(checkpoint: Checkpoint, decision: Decision, matcher: Matcher) -> d
         "trace": [asdict(step) for step in decision.trace if step.step != "host"],
         **{setting.key: decision.said.get(setting.name) for setting in RULED},
         "adjust": said_by_hand(decision.said) or None,
-        "encode_vae": _path(decision.encode),
-        "hires_vae": _path(decision.hires),
+        ENCODE_VAE.key: _path(decision.encode),
+        HIRES_VAE.key: _path(decision.hires),
         "baked_same_as": str(twin.path) if twin else None,
         "warnings": [*matcher.warnings, *decision.warnings],
         "advice": list(decision.advice),
@@ -199,7 +199,7 @@ def _chosen(decision: Decision) -> str:
 def _story(checkpoint: Checkpoint, decision: Decision, document: dict[str, Any]) -> str:
     lines = [f"{checkpoint.name} ({checkpoint.title}): {_chosen(decision)} — {document['reason']}"]
     lines += [f"  {row['step']:>10}  {row['outcome']:<11}  {row['detail']}" for row in document["trace"]]
-    for key in ("encode_vae", "hires_vae", *(setting.key for setting in RULED), "adjust", "baked_same_as"):
+    for key in (*(setting.key for setting in (ENCODE_VAE, HIRES_VAE, *RULED)), "adjust", "baked_same_as"):
         if document[key] is not None:
             lines.append(f"  {key}: {document[key]}")
     lines += [f"! {sentence}" for sentence in document["warnings"]]

@@ -18,7 +18,14 @@ ADAPTERS: tuple[str, ...] = (A1111, REFORGE, FORGE)
 PACKAGES = ("modules", "modules_forge", "backend", "ldm_patched", "ldm", "sgm")
 """The WebUIs' own packages."""
 
-OBJECTS = {"p": "p", "self._p": "p", "processed": "processed", "model": "model", "shared": "modules.shared"}
+OBJECTS = {
+    "p": "p",
+    "self._p": "p",
+    "processed": "processed",
+    "self._processed": "processed",
+    "model": "model",
+    "shared": "modules.shared",
+}
 """What these names mean wherever they stand in our adapters."""
 
 READERS = {"getattr", "hasattr", "setattr", "around", "_Around"}

@@ -53,7 +53,7 @@ class LatentSpace:
     @property
     def decoded_here(self) -> bool:
         """Whether VAEs of this space are of a kind that this program can know at all; others are the host's."""
-        return self.topology in ("kl", "causal3d")
+        return self.topology not in ("pixels", "other")
 
 
 _WAN21_MEAN = (

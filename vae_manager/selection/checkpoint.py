@@ -124,7 +124,7 @@ class Checkpoint:
             VaeFileError: it is no VAE, or cannot be read.
         """
         facts = self.vae_facts(vae)
-        if facts.kind in OWN_FAMILIES:
+        if facts.has_own_space:
             return (
                 None
                 if allow_other

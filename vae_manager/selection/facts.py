@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from vae_manager.codec.kinds.registry import BY_NAME, OWN_FAMILIES
+from vae_manager.codec.kinds.kind import Kind, KindName
+from vae_manager.codec.kinds.registry import BY_NAME
 from vae_manager.errors import VaeFileError
 from vae_manager.latents.claims import of_vae_shape
 from vae_manager.latents.evidence import Claim, Evidence, Known, settle
@@ -37,7 +38,7 @@ MAX_VALUE = 512
 MAX_OLD_PICKLE = 512 << 20
 """Bytes of a pickle from before torch 1.6 that are worth reading for the names of its tensors."""
 
-REVISION = 5
+REVISION = 6
 """Raise it whenever a header is read or a VAE is judged otherwise: what an older program found is found anew."""
 
 _LOOKS = ("", "weights", "pictures")
@@ -81,8 +82,8 @@ class CheckpointFacts:
 class VaeFacts:
     """What a VAE file's header says."""
 
-    kind: str = "kl"
-    """'kl', 'causal3d', 'tiny', or the family of a kind with a latent space of its own ('litevae')."""
+    kind: KindName
+    """A key of `codec.kinds.registry.BY_NAME`."""
     channels: int | None = None
     claims: Sequence[Said] = ()
     evidence: str = ""
@@ -95,9 +96,15 @@ class VaeFacts:
 
     @property
     def family(self) -> str:
-        """The family whose latents it decodes, 'unknown', 'tiny' (a TAESD that does not say of which) or 'litevae'."""
+        """The family whose latents it decodes, that of a kind with a latent space of its own, or 'unknown'."""
         space = SPACES.get(self.latents.space)
-        return space.family if space else self.kind if self.kind in ("tiny", *OWN_FAMILIES) else "unknown"
+        own = BY_NAME[self.kind].family if self.has_own_space else None
+        return space.family if space else own or "unknown"
+
+    @property
+    def has_own_space(self) -> bool:
+        """Whether no checkpoint paints in its latent space."""
+        return BY_NAME[self.kind].own_space
 
 
 class FactsCache:
@@ -256,19 +263,18 @@ def _read_vae(file: VaeFile) -> VaeFacts:
     if found.problems:
         raise VaeFileError(found.problems[0])
     if kind.latents_scaled:
-        return _read_tiny(file)
+        return _read_tiny(kind, file)
     if not found.encodes:
         raise VaeFileError("it has a decoder only, which no WebUI can put in place of a whole VAE")
     said = (sorted(found.latents.firm), int(found.latents.evidence), found.family_evidence)
-    name = found.family if kind.own_space else kind.name
-    return VaeFacts(name, found.latent_channels, [said] if found.latents.firm else (), found.family_evidence)
+    return VaeFacts(kind.name, found.latent_channels, [said] if found.latents.firm else (), found.family_evidence)
 
 
-def _read_tiny(file: VaeFile) -> VaeFacts:
+def _read_tiny(kind: Kind, file: VaeFile) -> VaeFacts:
     """A tiny VAE: its shape tells the number of channels, and sometimes the family."""
     header = read_header(file.path)[1]
     found = vae_shape(header.tensors, norm_groups_of(header.metadata))
     known = by_name(found.variants[0]) if len(found.variants) == 1 else ()
     claim = Claim(frozenset({known[0].space}), Evidence.SHAPES) if known and known[0].space else None
     claim = claim or of_vae_shape("kl", found.latent_channels or 0)
-    return VaeFacts("tiny", found.latent_channels, [said_of(claim)], "the shape of its tensors")
+    return VaeFacts(kind.name, found.latent_channels, [said_of(claim)], "the shape of its tensors")

@@ -16,7 +16,7 @@ from vae_manager.errors import BadInputError, os_reason
 from vae_manager.json_text import read_json_text
 from vae_manager.selection.decision import AUTOMATIC, SAME
 from vae_manager.selection.rules import MAX_TEXT
-from vae_manager.selection.settings import KEPT, Said
+from vae_manager.selection.settings import KEPT, VAES, Said
 
 log = logging.getLogger("vae_manager")
 
@@ -117,9 +117,7 @@ def read_owner(value: Any) -> Owner | None:
 def _preset(entry: Mapping[str, Any]) -> Preset:
     """What an entry says; a field that makes no sense counts as left open."""
     return Preset(
-        _wish(entry.get("vae"), AUTOMATIC),
-        _wish(entry.get("encode_vae"), SAME),
-        _wish(entry.get("hires_vae"), SAME),
+        *(_wish(entry.get(setting.key), setting.default) for setting in VAES),
         _said(entry),
         entry.get("remembered") is True,
     )
@@ -148,8 +146,9 @@ def entry_of(owner: Owner, preset: Preset) -> dict[str, Any]:
     evidence = {"sha256": owner.sha256, "print": owner.print, "bytes": owner.size}
     checkpoint = {"name": owner.name, **{key: value for key, value in evidence.items() if value}}
     entry: dict[str, Any] = {"checkpoint": checkpoint}
-    for key, wish in (("vae", preset.vae), ("encode_vae", preset.encode_vae), ("hires_vae", preset.hires_vae)):
+    for setting in VAES:
+        wish: VaeWish = getattr(preset, setting.name)
         if wish not in (VaeWish(AUTOMATIC), VaeWish(SAME)):
-            entry[key] = {"name": wish.name, "sha256": wish.sha256} if wish.sha256 else wish.name
+            entry[setting.key] = {"name": wish.name, "sha256": wish.sha256} if wish.sha256 else wish.name
     entry |= {setting.key: preset.said[setting.name] for setting in KEPT if setting.name in preset.said}
     return {**entry, "remembered": True} if preset.remembered else entry

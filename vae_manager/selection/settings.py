@@ -150,11 +150,18 @@ def _table() -> Iterator[Setting]:
 TABLE = {setting.name: setting for setting in _table()}
 """Every setting by its name, in the order of the API's positional arguments."""
 
+VAES = tuple(setting for setting in TABLE.values() if setting.kind == "vae")
+"""The names of VAEs; presets hold them all."""
+
+_, ENCODE_VAE, HIRES_VAE, *_ = VAES
+
 KEPT = tuple(setting for setting in TABLE.values() if setting.kept)
 """What presets hold beside the VAEs."""
 
 RULED = tuple(setting for setting in KEPT if setting.ruled)
 """What rules may say beside the VAE."""
+
+STRENGTH = TABLE["color_strength"]
 
 BY_HAND = tuple(setting for setting in TABLE.values() if setting.mode == "manual")
 """What the colour mode 'manual' does: the arguments of `color.matrix.adjustment`."""

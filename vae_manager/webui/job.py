@@ -14,7 +14,7 @@ from vae_manager.color.statistics import OwnEnds, own_ends
 from vae_manager.library.files import VaeFile
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision, Part
 from vae_manager.selection.prompt_tags import refuse_vae_tag, take_vae_tag
-from vae_manager.selection.settings import PanelSettings, by_hand, said_by, with_said
+from vae_manager.selection.settings import ENCODE_VAE, HIRES_VAE, PanelSettings, by_hand, said_by, with_said
 from vae_manager.webui.chooser import Asked
 from vae_manager.webui.coder import Watch
 from vae_manager.webui.coloring import FirstPass, Made, Wish
@@ -170,8 +170,8 @@ class Job:
             "source": decision.source,
             "reason": decision.reason,
             "hash": self.short_hash(decision.vae.path if decision.vae else self.own),
-            "encode_vae": _named(decision.encode),
-            "hires_vae": _named(decision.hires),
+            ENCODE_VAE.name: _named(decision.encode),
+            HIRES_VAE.name: _named(decision.hires),
             "decode": self.mode,
             "streamed": list(self.watch.streamed),
             "colors": {str(picture): said for picture, said in self.colors.items()},

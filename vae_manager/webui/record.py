@@ -11,6 +11,7 @@ from vae_manager.selection.decision import AUTOMATIC, Decision
 from vae_manager.selection.settings import PanelSettings
 from vae_manager.webui.hosts.base import Host
 from vae_manager.webui.hosts.picture_job import PictureJob, Said
+from vae_manager.webui.hosts.processed import Processed
 from vae_manager.webui.infotext import KEY, Recorded, write
 from vae_manager.webui.job import Job, Name, differing
 
@@ -65,14 +66,13 @@ def _done(view: PictureJob, others: AbstractSet[int], value: Said, instead: Said
     return for_picture
 
 
-def settle(processed: Any) -> None:
+def settle(answer: Processed) -> None:
     """Once the pictures are written, put the first picture's values in place of functions: they go into the API's
     answer, and not every host can write a function as JSON."""
-    params = dict(getattr(processed, "extra_generation_params", None) or {})
+    params = answer.parameters
     ours = [key for key in OURS if callable(params.get(key))]
     for key in ours:
-        value = params[key](all_prompts=getattr(processed, "all_prompts", None), index=0)
+        value = params[key](all_prompts=answer.prompts, index=0)
         params.pop(key) if value is None else params.update({key: value})
     if ours:
-        # a copy: the original belongs to pictures that are saved already
-        processed.extra_generation_params = params
+        answer.write(params)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
 
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from vae_manager.webui.deciding import decide, decide_again, decide_all, write_d
 from vae_manager.webui.first_stage import FirstStage
 from vae_manager.webui.hosts.base import Guards, Host
 from vae_manager.webui.hosts.picture_job import PictureJob
+from vae_manager.webui.hosts.processed import Processed
 from vae_manager.webui.job import Job, Tags, name_of, overruled, read_tags, strip_tags, told
 from vae_manager.webui.options import Options
 from vae_manager.webui.record import settle
@@ -120,7 +120,7 @@ class Session:
             self._tenure.finish_batch(True)
         return [self._finished_or_left(view, view.job, picture, index) for index, picture in enumerate(pictures)]
 
-    def finish(self, p: object, processed: Any = None) -> None:
+    def finish(self, p: object, processed: object = None) -> None:
         """`postprocess`, or the job's end after an exception: give the host its VAE back."""
         with self._lock:
             view = PictureJob.of(p)
@@ -133,12 +133,11 @@ class Session:
             view.job = None
             if processed is None:
                 return
-            settle(processed)
+            answer = Processed(processed)
+            settle(answer)
             self.shelf.look_after(job)
             if job.warnings:
-                # a copy: the original belongs to pictures that are saved already
-                params = dict(getattr(processed, "extra_generation_params", None) or {})
-                processed.extra_generation_params = {**params, WARNING_KEY: " ".join(job.warnings)}
+                answer.write({**answer.parameters, WARNING_KEY: " ".join(job.warnings)})
 
     def release(self) -> None:
         """Give the host its own VAE and functions back now. Nothing happens when it has them.
