@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from tests.color.test_diagnose import picture
 from vae_manager.codec.build import build_kl
 from vae_manager.codec.pictures import load_picture
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.color.correct import to_levels
-from vae_manager.color.drift import drift_map, hold
+from vae_manager.color.difference import ciede2000, lab
+from vae_manager.color.drift import drift_map, hold, low_drift
 from vae_manager.color.matrix import adjustment, affine
 from vae_manager.commands import open_file
 from vae_manager.library.probe import bundled_pictures
@@ -54,6 +56,31 @@ def test_ten_loops_keep_means_and_contrast(vae, photo):
     assert shift < 1 and contrast < 0.01
     shift, contrast = drift(looped(vae, photo, held=False), photo)
     assert shift > 2 and contrast > 0.05  # what it is held against
+
+
+def test_ten_loops_keep_the_colours_of_every_place(vae, photo):
+    """Means of the whole picture may stay while one half of it gets warmer and the other colder."""
+
+    def blocks(v: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(v, 16).flatten(1)
+
+    held, free = (looped(vae, photo, held) for held in (True, False))
+    before = lab(blocks(photo))
+    moved = [float(ciede2000(lab(blocks(v)), before).mean()) for v in (held, free)]
+    assert moved[0] < 0.4 * moved[1]
+
+
+def test_a_block_that_was_painted_anew_is_not_pulled_back():
+    v = picture(0)
+    new = affine(v, adjustment(0.97))
+    new[:, 64:80, 64:80] = 1 - v[:, 64:80, 64:80].mean()
+    field = low_drift(new, v)
+    assert field[:, 70:74, 70:74].abs().max() < 0.01 < (v - new)[:, 64:80, 64:80].mean((1, 2)).abs().max()
+    elsewhere = F.avg_pool2d((new + field - v)[:, :48], 16)
+    assert elsewhere.abs().max() < 0.002 < F.avg_pool2d((new - v)[:, :48], 16).abs().max()
+    masked = torch.zeros(192, 192)
+    masked[:48] = 1
+    assert low_drift(new, v, masked)[:, :32].abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("index", range(len(bundled_pictures())))

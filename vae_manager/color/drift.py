@@ -3,6 +3,8 @@ and gains a little colour each time, and after ten loops it shows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,12 +27,20 @@ ROUNDS, NEAR = 8, 2e-4
 """The gamut step moves means and contrasts a little, so what is left is matched again: this often, or until means are
 this near, and contrasts by this share. Most pictures are after one or two."""
 
+CELL, PARTS, SETTLING = 16, 4, 6
+"""Pixels of the side of a block whose mean is held, parts of it in a reduced picture, and how often a smooth field is
+put right there until it carries the blocks' means: what lies between blocks is interpolated."""
+
+STRANGE = 0.1
+"""A block whose mean has moved by more was painted anew: it stays, and those that moved less are held the less."""
+
 LEAST = 0.01
 """A channel with less deviation than this has no contrast to match, only a mean."""
 
 
 def hold(pixels: Tensor, reference: Tensor, changed: Tensor | None = None) -> Tensor:
-    """`pixels` (3, H, W), float, gamma RGB in [0, 1], with the channel means and contrasts of `reference`.
+    """`pixels` (3, H, W), float, gamma RGB in [0, 1], with the channel means and contrasts of `reference`, and, where
+    a block of it shows the same, with the block's mean colour.
 
     Round the result to 8 bits (`correct.to_levels`): truncation darkens by half a level a loop.
 
@@ -41,15 +51,37 @@ def hold(pixels: Tensor, reference: Tensor, changed: Tensor | None = None) -> Te
     Returns:
         float32; the very same object where the content was changed, or the colours moved further than drift does.
     """
-    matrix = drift_map(pixels, reference, changed)
-    if matrix is None:
+    if drift_map(pixels, reference, changed) is None:
         return pixels
-    out = apply(pixels, matrix)
+    near = pixels.float() + low_drift(pixels.float(), reference, changed)
+    matrix = drift_map(near.clamp_(0, 1), reference, changed)
+    out = near if matrix is None else apply(near, matrix)
     return out if changed is None else torch.where(changed > 0, pixels.to(out), out)
 
 
+def low_drift(pixels: Tensor, reference: Tensor, changed: Tensor | None = None) -> Tensor:
+    """The smooth field (3, H, W) that gives blocks of `CELL` pixels the mean colours that they have in `reference`, as
+    far as they still show the same."""
+    grid = tuple(max(2, round(side / CELL)) for side in pixels.shape[1:])
+    small = F.adaptive_avg_pool2d(pixels, [PARTS * side for side in grid])
+    wanted = F.adaptive_avg_pool2d(reference.to(pixels), grid)
+    missing = wanted - F.adaptive_avg_pool2d(small, grid)
+    weight = (1 - (missing.abs().amax(0) / STRANGE).clamp(max=1) ** 2) ** 2
+    if changed is not None:
+        weight = weight * (F.adaptive_avg_pool2d(changed[None].to(pixels), grid)[0] < 0.01)
+    field = torch.zeros_like(wanted)
+    for _ in range(SETTLING):
+        moved = (small + _spread(field, small.shape[1:])).clamp(0, 1)
+        field = field + weight * (wanted - F.adaptive_avg_pool2d(moved, grid))
+    return _spread(field, pixels.shape[1:])
+
+
+def _spread(field: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(field[None], list(size), mode="bilinear", align_corners=False)[0]
+
+
 def drift_map(pixels: Tensor, reference: Tensor, changed: Tensor | None = None) -> Tensor | None:
-    """The map (3, 4) with which `hold` works: a gain and an offset for each channel; None: leave it alone."""
+    """The map (3, 4) with which `hold` ends: a gain and an offset for each channel; None: leave it alone."""
     if not (same_shape(pixels, reference) and all_finite(pixels) and all_finite(reference)):
         return None
     grid = max(2, round(pixels.shape[1] / BOX)), max(2, round(pixels.shape[2] / BOX))
