@@ -110,6 +110,98 @@ def diffusers_flux() -> Shapes:
     }
 
 
+def diffusers_flux2() -> Shapes:
+    return {
+        "x_embedder.weight": (6144, 128),
+        "context_embedder.weight": (6144, 15360),
+        "double_stream_modulation_img.linear.weight": (36864, 6144),
+        "transformer_blocks.0.attn.to_q.weight": (6144, 6144),
+        "single_transformer_blocks.0.attn.to_qkv_mlp_proj.weight": (55296, 6144),
+        "proj_out.weight": (128, 6144),
+    }
+
+
+def diffusers_chroma() -> Shapes:
+    return diffusers_flux() | {
+        "distilled_guidance_layer.in_proj.weight": (5120, 64),
+        "distilled_guidance_layer.norms.0.weight": (5120,),
+    }
+
+
+def svdq_qwen() -> Shapes:
+    return {
+        "img_in.weight": (3072, 64),
+        "txt_in.weight": (3072, 3584),
+        "txt_norm.weight": (3584,),
+        "transformer_blocks.0.attn.to_qkv.qweight": (9216, 1536),
+        "transformer_blocks.0.attn.to_qkv.wscales": (48, 9216),
+        "proj_out.weight": (64, 3072),
+    }
+
+
+def svdq_z_image() -> Shapes:
+    return {
+        "all_x_embedder.2-1.weight": (3840, 64),
+        "cap_embedder.0.weight": (2560,),
+        "cap_embedder.1.weight": (3840, 2560),
+        "layers.0.attention.to_qkv.qweight": (11520, 1920),
+        "layers.0.attention.to_qkv.wscales": (60, 11520),
+    }
+
+
+def diffusers_sd3() -> Shapes:
+    return {
+        "pos_embed.proj.weight": (1536, 16, 2, 2),
+        "context_embedder.weight": (1536, 4096),
+        "transformer_blocks.0.attn.add_k_proj.weight": (1536, 1536),
+        "transformer_blocks.0.attn.to_q.weight": (1536, 1536),
+        "proj_out.weight": (64, 1536),
+    }
+
+
+def diffusers_wan(width: int, latent: int) -> Shapes:
+    return {
+        "patch_embedding.weight": (width, latent, 1, 2, 2),
+        "condition_embedder.time_embedder.linear_1.weight": (width, 256),
+        "condition_embedder.text_embedder.linear_1.weight": (width, 4096),
+        "blocks.0.attn1.to_q.weight": (width, width),
+        "scale_shift_table": (1, 2, width),
+        "proj_out.weight": (4 * latent, width),
+    }
+
+
+def diffusers_z_image() -> Shapes:
+    return {
+        "all_x_embedder.2-1.weight": (3840, 64),
+        "all_final_layer.2-1.linear.weight": (64, 3840),
+        "cap_embedder.1.weight": (3840, 2560),
+        "layers.0.attention.to_q.weight": (3840, 3840),
+    }
+
+
+def diffusers_pixart(resolution: bool) -> Shapes:
+    told = {"adaln_single.emb.resolution_embedder.linear_1.weight": (384, 256)} if resolution else {}
+    return {
+        "pos_embed.proj.weight": (1152, 4, 2, 2),
+        "pos_embed.proj.bias": (1152,),
+        "adaln_single.emb.timestep_embedder.linear_1.weight": (1152, 256),
+        "transformer_blocks.0.attn1.to_q.weight": (1152, 1152),
+        "proj_out.weight": (32, 1152),
+        **told,
+    }
+
+
+def pixart(aspect: bool) -> Shapes:
+    told = {"ar_embedder.mlp.0.weight": (384, 256)} if aspect else {}
+    return {
+        "x_embedder.proj.weight": (1152, 4, 2, 2),
+        "t_block.1.weight": (6912, 1152),
+        "blocks.0.attn.qkv.weight": (3456, 1152),
+        "y_embedder.y_proj.fc1.weight": (1152, 4096),
+        **told,
+    }
+
+
 def lumina(width: int, text: int) -> Shapes:
     return {
         "cap_embedder.0.weight": (text,),
@@ -167,6 +259,12 @@ def anima() -> Shapes:
         "llm_adapter.blocks.0.cross_attn.q_proj.weight": (1024, 1024),
         "final_layer.linear.weight": (64, 2048),
     }
+
+
+def cosmos() -> Shapes:
+    shapes = anima()
+    del shapes["llm_adapter.blocks.0.cross_attn.q_proj.weight"]
+    return shapes
 
 
 def krea2() -> Shapes:
@@ -231,6 +329,33 @@ MODELS: dict[str, Shapes] = {
     "flux1 canny": flux(channels=128),
     "flux1 svdq": svdq_flux(),
     "flux1 diffusers": diffusers_flux(),
+    "sd3 diffusers": diffusers_sd3(),
+    "chroma diffusers": diffusers_chroma(),
+    "flux2 diffusers": diffusers_flux2(),
+    "z-image diffusers": diffusers_z_image(),
+    "z-image svdq": svdq_z_image(),
+    "lumina2 diffusers": {
+        "x_embedder.weight": (2304, 64),
+        "time_caption_embed.caption_embedder.1.weight": (2304, 2304),
+        "layers.0.attn.to_q.weight": (2304, 2304),
+    },
+    "omnigen2": {
+        "x_embedder.weight": (2520, 64),
+        "ref_image_patch_embedder.weight": (2520, 64),
+        "time_caption_embed.timestep_embedder.linear_1.weight": (1024, 256),
+        "time_caption_embed.caption_embedder.1.weight": (2520, 2048),
+        "layers.0.attn.to_q.weight": (2520, 2520),
+    },
+    "hidream": {
+        "x_embedder.proj.weight": (2560, 64),
+        "caption_projection.0.linear.weight": (2560, 4096),
+        "double_stream_blocks.0.block.attn1.to_q.weight": (2560, 2560),
+        "final_layer.linear.weight": (64, 2560),
+    },
+    "qwen-image svdq": svdq_qwen(),
+    "wan21 diffusers": diffusers_wan(1536, 16),
+    "wan22 diffusers": diffusers_wan(3072, 48),
+    "cosmos-predict2": cosmos(),
     "chroma": chroma(),
     "lumina2": lumina(2304, 2304),
     "z-image": lumina(3840, 2560),
@@ -245,7 +370,29 @@ MODELS: dict[str, Shapes] = {
     "wan21 i2v": wan(5120, 36, 16),
     "wan22": wan(3072, 48, 48),
     "qwen-image21": qwen21(),
+    "auraflow": {
+        "init_x_linear.weight": (3072, 16),
+        "double_layers.0.attn.w1q.weight": (3072, 3072),
+        "final_linear.weight": (16, 3072),
+    },
+    "hunyuan-dit": {
+        "x_embedder.proj.weight": (1408, 4, 2, 2),
+        "mlp_t5.0.weight": (8192, 2048),
+        "blocks.0.attn1.Wqkv.weight": (4224, 1408),
+    },
+    "pixart-alpha": pixart(aspect=True),
+    "pixart-sigma": pixart(aspect=False),
+    "pixart-alpha diffusers": diffusers_pixart(resolution=True),
+    "pixart-sigma diffusers": diffusers_pixart(resolution=False),
     "sd1 diffusers": diffusers_unet(4, 768),
+    "sd1-inpaint diffusers": diffusers_unet(9, 768),
+    "sd2 diffusers": diffusers_unet(4, 1024),
+    "sdxl-inpaint diffusers": diffusers_unet(9, 2048, xl=True),
+    "sdxl-refiner diffusers": {
+        "conv_in.weight": (384, 4, 3, 3),
+        "add_embedding.linear_1.weight": (1536, 2560),
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight": (768, 1280),
+    },
     "sdxl diffusers": diffusers_unet(4, 2048, xl=True),
     "pid": {"lq_proj.latent_proj.0.weight": (512, 16, 3, 3), "pixel_embedder.proj.weight": (16, 3)},
     "chroma-radiance": radiance(),
@@ -254,6 +401,16 @@ MODELS: dict[str, Shapes] = {
         "adaln_single.emb.timestep_embedder.linear_1.bias": (2048,),
         "transformer_blocks.0.attn2.to_k.weight": (2048, 2048),
     },
+    "ltx diffusers": {
+        "proj_in.weight": (2048, 128),
+        "time_embed.emb.timestep_embedder.linear_1.weight": (2048, 256),
+        "caption_projection.linear_1.weight": (2048, 4096),
+        "transformer_blocks.0.attn2.to_k.weight": (2048, 2048),
+    },
+    "cascade": {"clf.1.weight": (64, 320, 1, 1), "down_blocks.0.0.channelwise.0.weight": (1280, 320)},
+    "mochi": {"t5_yproj.weight": (1536, 4096), "blocks.0.attn.qkv_x.weight": (9216, 3072)},
+    "svd": unet(320, 8, 1024) | {"input_blocks.1.1.time_stack.0.attn1.to_q.weight": (320, 320)},
+    "sd-x4-upscaler": unet(256, 7, 1024),
     "hunyuan-video": hunyuan((1, 2, 2), 16, 16),
     "hunyuan-video15": hunyuan((1, 1, 1), 65, 32),
     "hunyuan-image21": hunyuan((1, 1), 64, 64),
@@ -264,3 +421,13 @@ MODELS: dict[str, Shapes] = {
     },
 }
 """The model's id in `latents.architectures` (and which variant of it) → its tensors without a prefix."""
+
+SVDQ = frozenset(name for name in MODELS if name.endswith(" svdq"))
+"""Those that are quantised already."""
+
+DIFFUSERS = {
+    name: "unet" if name.startswith("sd") and name != "sd3 diffusers" else "transformer"
+    for name in MODELS
+    if name.endswith(" diffusers")
+}
+"""Those with diffusers' names → the folder that they lie in."""

@@ -47,6 +47,7 @@ def one(**entry):
         ({"family": ["sdxl", "flux"]}, False),
         ({"has_vae": True}, True),
         ({"has_vae": False}, False),
+        ({"vae_in_name": "none"}, False),
         ({"metadata": {"author": "Some*"}}, True),
         ({"metadata": {"author": "Some*", "other": "*"}}, False),
         ({"metadata_regex": {"author": "one$"}}, True),
@@ -198,6 +199,13 @@ def test_the_built_in_rules_are_right_and_name_known_vaes():
         ("dreamshaper_8", "baked"), ("bluePencil_v10", "known:clearvae-v2.3"), ("model_baked-vae", "baked"),
         ("something_withoutVAE", "default"), ("my-own-model", None), ("roman", None), ("anything-v3000", None),
         ("model_w-o-vae", "default"), ("merge-of-two-vaes", None),
+        ("animeKinoVAE", None), ("AnimeTwo_vae", None), ("casinoVae_v2", None), ("supernovae", None),
+        ("model_noBakedVae", "default"), ("model_unbakedVae", "default"), ("modelNoVAE", "default"),
+        ("meinamix_meinaV9-NoVae", "known:kl-f8-anime2"), ("dreamshaper_33NoVae", "known:vae-ft-mse-840000"),
+        ("myMix_v20BakedVae", "baked"), ("myMix_vaeIncluded", "baked"), ("myMix_withClipVae", "baked"),
+        ("anything3d_v1", None), ("anything_v30", "known:nai-anime"), ("anythingV3Pruned", "known:nai-anime"),
+        ("AnyOrangeMix_v4", "known:nai-anime"), ("many-orange_3", None), ("anything-4", "known:nai-anime"),
+        ("renai-dream", None),
     ],
 )  # fmt: skip
 def test_the_built_in_rules_on_real_names(world: World, name: str, vae: str | None):

@@ -138,10 +138,11 @@ def _of_one_family(format_: str, header: Header, layout: Layout, family: str) ->
     scaled, own = layout.kind.latents_scaled, layout.kind.own_space
     found = architecture_of_table(header.tensors) if layout.checkpoint else None
     known = NOT_KNOWN if scaled or own else settle(_claims(layout, facts.latent_channels, header, found))
+    space = SPACES.get(known.space)
     return Identity(
         format=format_,
         layout=layout.name,
-        family=family,
+        family=space.family if space else family,
         family_evidence=facts.evidence,
         latent_channels=facts.latent_channels,
         scale_factor=1.0 if scaled else None,

@@ -79,6 +79,12 @@ class Checkpoint:
         """Whether it paints in a space whose VAEs are not of any kind known here: they stay the WebUI's own."""
         return self.space is not None and not self.space.decoded_here
 
+    @property
+    def leaves(self) -> str:
+        """What becomes of its VAE, for the end of a sentence, where it is left alone."""
+        pixels = self.space is not None and self.space.topology == "pixels"
+        return "it paints pixels and needs no VAE" if pixels else "its VAE is left to the WebUI that runs it"
+
     def sha256(self, compute: bool | None = None) -> str | None:
         """The file's sha256; None where it is not known and must not be computed (default: as `thorough` says)."""
         if not (self.thorough if compute is None else compute):
@@ -125,23 +131,26 @@ class Checkpoint:
         """
         facts = self.vae_facts(vae)
         if facts.has_own_space:
-            return (
-                None
-                if allow_other
-                else (
-                    f"{vae.name} is a LiteVAE, which has a latent space of its own: it cannot decode what "
-                    f"{self.file.path.name} makes. Use it with encode and decode only."
-                )
-            )
-        mine = {SPACES[space].channels for space in self.latents.firm}
-        channels = bool(mine) and facts.channels is not None and facts.channels not in mine
-        if not channels and (allow_other or not conflict(self.latents, facts.latents)):
+            lite = f"{vae.name} is a LiteVAE, which has a latent space of its own: it cannot decode what "
+            own = f"{lite}{self.file.path.name} makes. Use it with encode and decode only."
+            return None if allow_other else own
+        firm = self._is_firmly_apart(facts)
+        if not firm and (allow_other or not conflict(self.latents, facts.latents)):
             return None
         made_for = SPACES[facts.latents.space].title if facts.latents.certain else f"{facts.channels}-channel latents"
         why = f" ({facts.evidence})" if facts.evidence else ""
         what = " or ".join(sorted(SPACES[space].title for space in self.latents.firm))
-        advice = "choose a VAE of that family" + ("" if channels else ", or allow another family's in the settings")
+        advice = f"{self.leaves}" if self.left_alone else "choose a VAE of that family"
+        advice += "" if firm or self.left_alone else ", or allow another family's in the settings"
         return f"{vae.name} is made for {made_for}{why}, but the checkpoint {self.file.path.name} is {what}; {advice}."
+
+    def _is_firmly_apart(self, facts: VaeFacts) -> bool:
+        """Whether a VAE cannot be used whatever the user wants: other channels, or a network of another kind."""
+        mine = [SPACES[space] for space in self.latents.firm]
+        theirs = {SPACES[space].topology for space in facts.latents.firm}
+        if mine and facts.channels is not None and facts.channels not in {space.channels for space in mine}:
+            return True
+        return bool(mine and theirs) and not theirs & {space.topology for space in mine}
 
 
 def open_checkpoint(

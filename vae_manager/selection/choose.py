@@ -138,6 +138,8 @@ def _default(job: _Job) -> Answer:
     """9. The family's default among the files that are there."""
     if job.checkpoint is None:
         return Answer("not asked", _NO_CHECKPOINT)
+    if job.checkpoint.left_alone:
+        return Answer("refused", f"the checkpoint is {job.checkpoint.title}: {job.checkpoint.leaves}")
     title = job.checkpoint.space.title if job.checkpoint.space else "it"
     answer = _first_rule(job, builtin_rules().defaults, nag=False)
     if answer.outcome == "chosen":

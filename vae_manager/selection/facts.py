@@ -38,7 +38,7 @@ MAX_VALUE = 512
 MAX_OLD_PICKLE = 512 << 20
 """Bytes of a pickle from before torch 1.6 that are worth reading for the names of its tensors."""
 
-REVISION = 6
+REVISION = 7
 """Raise it whenever a header is read or a VAE is judged otherwise: what an older program found is found anew."""
 
 _LOOKS = ("", "weights", "pictures")
@@ -260,7 +260,9 @@ def _baked_problem(header: Header) -> str | None:
 def _read_vae(file: VaeFile) -> VaeFacts:
     found = identify(file)
     kind = BY_NAME[found.kind]
-    if found.problems:
+    # what only its own WebUI runs still belongs to the checkpoints of its latent space
+    belongs = found.latents.certain and not kind.stands_in
+    if found.problems and not belongs:
         raise VaeFileError(found.problems[0])
     if kind.latents_scaled:
         return _read_tiny(kind, file)

@@ -20,6 +20,7 @@ from vae_manager.json_text import parse_json
 from vae_manager.latents.architectures import BY_ID
 from vae_manager.latents.spaces import SPACES
 from vae_manager.selection.checkpoint import Checkpoint
+from vae_manager.selection.name_words import SAYS, says_of_vae
 from vae_manager.selection.patterns import Pattern, glob, regex
 from vae_manager.selection.settings import RULED, Said, Setting, Value
 
@@ -290,6 +291,14 @@ def _has_vae(when: Mapping[str, Any], key: str) -> Condition:
     return Condition(shown, holds)
 
 
+def _vae_in_name(when: Mapping[str, Any], key: str) -> Condition:
+    wanted = _texts(when, key, "when.")
+    if wrong := [text for text in wanted if text not in SAYS]:
+        raise _Wrong(f"field 'when.{key}' is {wrong[0]!r:.40}; it is one of {', '.join(SAYS)}")
+    shown = {"none": "its name says that no VAE is in it", "baked": "its name says that a VAE is in it"}
+    return Condition(" or ".join(shown[text] for text in wanted), lambda c: says_of_vae(c.stem) in wanted)
+
+
 def _pattern(make: Callable[[str], Pattern], subjects: Callable[[Checkpoint], list[str]]) -> Any:
     def condition(when: Mapping[str, Any], key: str) -> Condition:
         patterns = [_compiled(make, text, f"when.{key}") for text in _texts(when, key, "when.")]
@@ -367,6 +376,7 @@ _CONDITIONS: Mapping[str, Callable[[Mapping[str, Any], str], Condition]] = {
     "family": _family,
     "architecture": _architecture,
     "has_vae": _has_vae,
+    "vae_in_name": _vae_in_name,
     "name": _pattern(glob, _names),
     "name_regex": _pattern(regex, _names),
     "folder": _pattern(glob, _folders),

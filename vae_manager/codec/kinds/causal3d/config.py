@@ -70,16 +70,15 @@ def read_config(shapes: Mapping[str, Shape]) -> CausalConfig:
     Raises:
         VaeFileError: the tensors do not make a whole one; names the first that is missing, misshapen or not known.
     """
+    if is_patched(shapes):
+        raise VaeFileError(PATCHED)
     decoder = _read_half(shapes, "decoder")
     encoder = _read_half(shapes, "encoder") if any(name.startswith("encoder.") for name in shapes) else None
     post = "post_quant_conv.weight" in shapes
-    # without an encoder, only the latent tells patches (48 and 64 channels) from an upscaler (16)
-    if decoder.channels_in > MOST_UNPATCHED if encoder is None else encoder.channels_in in PACKED:
-        raise VaeFileError(PATCHED)
     config = CausalConfig(
         encoder,
         decoder,
-        latent_channels=_kernel(shapes, "post_quant_conv.weight")[1] if post else decoder.channels_in,
+        latent_channels=latent_channels(shapes),
         quant_conv="quant_conv.weight" in shapes,
         post_quant_conv=post,
         enlarges=2 if decoder.channels_out in PACKED else 1,
@@ -87,6 +86,28 @@ def read_config(shapes: Mapping[str, Shape]) -> CausalConfig:
     _check_fit(config)
     compare_shapes(expected_shapes(config), shapes)
     return config
+
+
+def latent_channels(shapes: Mapping[str, Shape]) -> int:
+    """Channels of its latent.
+
+    Raises:
+        VaeFileError: its decoder has no beginning.
+    """
+    first = "post_quant_conv.weight" if "post_quant_conv.weight" in shapes else "decoder.conv_in.weight"
+    return _kernel(shapes, first)[1]
+
+
+def is_patched(shapes: Mapping[str, Shape]) -> bool:
+    """Whether it is of Wan 2.2's layout, which takes squares of pixels for one.
+
+    Raises:
+        VaeFileError: it has no beginning.
+    """
+    if "encoder.conv_in.weight" in shapes:
+        return _kernel(shapes, "encoder.conv_in.weight")[1] in PACKED
+    # without an encoder, only the latent tells patches (48 and 64 channels) from an upscaler (16)
+    return _kernel(shapes, "decoder.conv_in.weight")[1] > MOST_UNPATCHED
 
 
 def _check_fit(config: CausalConfig) -> None:
