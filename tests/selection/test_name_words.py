@@ -24,4 +24,4 @@ from vae_manager.selection.name_words import says_of_vae
     ],
 )
 def test_names(names: str, said: str | None) -> None:
-    assert {name: says_of_vae(name) for name in names.split()} == {name: said for name in names.split()}
+    assert {name: says_of_vae(name) for name in names.split()} == dict.fromkeys(names.split(), said)

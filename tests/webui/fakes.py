@@ -123,7 +123,9 @@ class WebUI:
         if self.kind != "a1111":
             stage, model.first_stage_model = model.first_stage_model, None
             stage.scaling_factor = SCALE
-            config = SimpleNamespace(latent_format=SimpleNamespace(scale_factor=SCALE))
+            config = SimpleNamespace(latent_format=SimpleNamespace(scale_factor=SCALE, latent_channels=4))
+            if self.kind == "forge":
+                model.model_config = config
             unet = SimpleNamespace(model=SimpleNamespace(model_config=config))
             model.forge_objects = SimpleNamespace(vae=SimpleNamespace(first_stage_model=stage), unet=unet)
         self.sd_models.model_data.sd_model = model

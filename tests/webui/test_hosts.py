@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.conftest import make_state, make_vae
+from tests.conftest import FLUX, make_state, make_vae
 from tests.webui.fakes import SCALE, Processing, WebUI
 from vae_manager.codec.whole import decode
+from vae_manager.latents.claims import LoadedFormat
+from vae_manager.latents.spaces import SPACES
 from vae_manager.library.hashing import sha256_of
 from vae_manager.selection.settings import PanelSettings
 from vae_manager.webui.hosts.base import Host
@@ -337,3 +340,89 @@ def test_neos_latent_format_tells_the_scale(webui: WebUI):
     assert webui.host.scale_factor(webui.model, webui.stage) == 0.3611
     webui.stage.latent_format = SimpleNamespace(scale_factor="?")  # type: ignore[assignment]
     assert webui.host.scale_factor(webui.model, webui.stage) is None
+
+
+# --- what a loaded model says of its own latents
+
+
+def format_object(webui: WebUI) -> Any:
+    """Where a host of the Forge family keeps it."""
+    if webui.kind == "forge":
+        return webui.model.model_config.latent_format
+    return webui.model.forge_objects.unet.model.model_config.latent_format
+
+
+def test_every_host_says_something(webui: WebUI):
+    scale = None if webui.kind == "a1111" else SCALE
+    assert webui.host.latent_format(webui.model) == LoadedFormat(4, scale)
+
+
+@forges
+def test_what_formats_of_the_forge_family_hold(webui: WebUI):
+    held = format_object(webui)
+    held.latent_channels, held.scale_factor, held.shift_factor = 16, 0.3611, 0.1159
+    assert webui.host.latent_format(webui.model) == LoadedFormat(16, 0.3611, 0.1159)
+    held.scale_factor, held.shift_factor = 1.0, None
+    held.latents_mean = torch.tensor(SPACES["wan21"].mean).view(1, 16, 1, 1, 1)
+    said = webui.host.latent_format(webui.model)
+    assert said is not None and said.mean == pytest.approx(SPACES["wan21"].mean) and said.scale == 1.0
+
+
+@forges
+def test_a_format_that_is_not_understood_leaves_the_tensors_to_tell(webui: WebUI):
+    held = format_object(webui)
+    vars(held).clear()
+    assert webui.host.latent_format(webui.model) == LoadedFormat(4)
+    held.latent_channels, held.scale_factor, held.latents_mean = "four", None, "none"
+    assert webui.host.latent_format(webui.model) == LoadedFormat(4)
+
+
+@only["forge"]
+def test_a_model_without_a_format_is_no_fault(webui: WebUI):
+    del webui.model.model_config
+    assert webui.host.latent_format(webui.model) == LoadedFormat(4)
+    webui.model.forge_objects.vae = None
+    assert webui.host.latent_format(webui.model) is None
+
+
+@forges
+@pytest.mark.parametrize(("scale", "fits"), [(SCALE, False), (0.13025, True)])
+def test_the_line_and_the_job_believe_the_loaded_model(
+    webui: WebUI,
+    session: Session,
+    write_vae,
+    scale: float,
+    fits: bool,
+):
+    """The header says SD 1, by one name; the model that was loaded from it says what it is."""
+    write_vae("VAE/xl.safetensors", seed=4, scale_factor="0.13025")
+    format_object(webui).scale_factor = scale
+    wanted = PanelSettings(True, "xl")
+    session.shelf.index(refresh=True)
+    promised = session.shelf.preview(wanted)
+    assert promised is not None and (promised[1].kind == "file") is fits
+    job = Processing(["x"])
+    session.begin(job)
+    session.start(job, wanted)
+    assert session.swapped is fits and len(job.comments) == (not fits)
+    assert all("is made for SDXL" in said and "is Stable Diffusion 1.x and 2.x" in said for said in job.comments)
+    assert session.shelf.last is not None and session.shelf.last.decision == promised[1]
+    session.finish(job)
+
+
+@only["a1111"]
+def test_without_a_word_in_the_header_the_channels_of_the_loaded_vae_refuse_another(
+    webui: WebUI,
+    session: Session,
+    write_vae,
+):
+    path = webui.host.checkpoint(webui.model)
+    save_file({"something.new": torch.zeros(1)}, str(path))
+    write_vae("VAE/sixteen.safetensors", FLUX)
+    session.shelf.index(refresh=True)
+    line = session.shelf.about("sixteen")[0]
+    assert line == (
+        "sixteen.safetensors is made for 16-channel latents (16 latent channels: Stable Diffusion 3 or Flux.1, whose "
+        "VAEs have the same shapes), but the checkpoint model.safetensors is one with 4-channel latents; choose a VAE "
+        "of that family."
+    )

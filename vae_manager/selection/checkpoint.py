@@ -14,13 +14,16 @@ from pathlib import Path
 from vae_manager.codec.kinds.registry import OWN_FAMILIES
 from vae_manager.errors import VaeFileError
 from vae_manager.latents.architectures import BY_ID
-from vae_manager.latents.claims import LoadedFormat, of_file_name, of_loaded
+from vae_manager.latents.claims import LoadedFormat, of_file_name, of_latent, of_loaded
 from vae_manager.latents.evidence import Claim, Evidence, Known, conflict, settle
 from vae_manager.latents.spaces import SPACES, LatentSpace
 from vae_manager.library.files import VaeFile, file_stem, vae_file
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.known import by_sha256
 from vae_manager.selection.facts import CheckpointFacts, FactsCache, VaeFacts, claim_of, said_of
+
+FEW = 2
+"""Latent spaces that a sentence names one by one."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,11 @@ class Checkpoint:
     @cached_property
     def latents(self) -> Known:
         """Which latent space it paints in, and how that is known."""
+        return settle(self._claims(self.loaded))
+
+    def _claims(self, loaded: LoadedFormat | None) -> list[Claim]:
         claims = [of_file_name(self.stem), *(claim_of(said) for said in self.facts.claims)]
-        return settle([of_loaded(self.loaded), *claims] if self.loaded else claims)
+        return [of_loaded(loaded), *claims] if loaded else claims
 
     @property
     def space(self) -> LatentSpace | None:
@@ -70,14 +76,32 @@ class Checkpoint:
         if self.space is None:
             return "unknown"
         architecture = BY_ID.get(self.facts.architecture)
-        by_shape = self.latents.evidence is Evidence.SHAPES
-        agrees = by_shape and architecture is not None and architecture.space == self.space.id
-        return architecture.title if architecture and agrees else self.space.title
+        by_shape = any(claim_of(said).evidence is Evidence.SHAPES for said in self.facts.claims)
+        agrees = architecture is not None and architecture.space == self.space.id
+        return architecture.title if architecture and agrees and by_shape else self.space.title
 
     @property
     def left_alone(self) -> bool:
         """Whether it paints in a space whose VAEs are not of any kind known here: they stay the WebUI's own."""
         return self.space is not None and not self.space.decoded_here
+
+    @property
+    def hosts_own(self) -> str | None:
+        """What its VAE is, in words, where no WebUI's model can be given one by us; None: it can, or nobody knows."""
+        if self.space is None or self.space.topology == "kl":
+            return None
+        if self.space.topology == "pixels":
+            return self.space.title
+        return "a video VAE" if self.space.video or self.space.decoded_here else "a VAE of another build"
+
+    def space_for(self, channels: int, scaled: bool) -> LatentSpace | None:
+        """The space of a latent of so many channels that arrives from its model, where it is known.
+
+        `scaled`: also by the scale that the model was loaded with, which may be wrong.
+        """
+        loaded = self.loaded if scaled or self.loaded is None else replace(self.loaded, scale=None, shift=None)
+        known = settle([of_latent(channels), *self._claims(loaded)])
+        return SPACES[next(iter(known.firm))] if known.certain else None
 
     @property
     def leaves(self) -> str:
@@ -139,7 +163,9 @@ class Checkpoint:
             return None
         made_for = SPACES[facts.latents.space].title if facts.latents.certain else f"{facts.channels}-channel latents"
         why = f" ({facts.evidence})" if facts.evidence else ""
-        what = " or ".join(sorted(SPACES[space].title for space in self.latents.firm))
+        mine = sorted((SPACES[space] for space in self.latents.firm), key=lambda space: space.title)
+        several = f"one with {mine[0].channels}-channel latents" if len(mine) > FEW else ""
+        what = several or " or ".join(space.title for space in mine)
         advice = f"{self.leaves}" if self.left_alone else "choose a VAE of that family"
         advice += "" if firm or self.left_alone else ", or allow another family's in the settings"
         return f"{vae.name} is made for {made_for}{why}, but the checkpoint {self.file.path.name} is {what}; {advice}."

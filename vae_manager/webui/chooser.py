@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vae_manager.latents.claims import LoadedFormat
 from vae_manager.library.hashing import HashCache
 from vae_manager.selection.checkpoint import Checkpoint, FactsCache, open_checkpoint
 from vae_manager.selection.choose import Wishes, choose
@@ -69,10 +70,11 @@ class Chooser:
             self._rules = version, found
         return self._rules[1]
 
-    def checkpoint(self, path: Path, name: str) -> Checkpoint | None:
-        """What is known of a checkpoint, by its header; None where the file is gone."""
+    def checkpoint(self, path: Path, name: str, loaded: LoadedFormat | None = None) -> Checkpoint | None:
+        """What is known of a checkpoint, by its header and what the model says that was `loaded` from it; None where
+        the file is gone."""
         try:
-            return open_checkpoint(path, name, self.hashes, self.facts)
+            return open_checkpoint(path, name, self.hashes, self.facts, loaded=loaded)
         except OSError:
             return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,8 @@ class Shelf:
 
     def checkpoint(self, model: Any) -> Checkpoint | None:
         """What is known of a model's checkpoint."""
-        return self.chooser.checkpoint(self.host.checkpoint(model), self.host.checkpoint_name(model))
+        path, name = self.host.checkpoint(model), self.host.checkpoint_name(model)
+        return self.chooser.checkpoint(path, name, self.host.latent_format(model))
 
     def asked(self, settings: PanelSettings, model: Any | None, view: PictureJob | None = None) -> Asked:
         """What is asked for with this model loaded. The panel's line and a job both decide by this and nothing else, so
@@ -171,11 +172,14 @@ class Shelf:
     def preview(self, settings: PanelSettings) -> tuple[Checkpoint, Decision] | None:
         """What the next picture's checkpoint would get with these settings; None while there is none."""
         model, place = self.host.current_model(), self.host.next_checkpoint()
-        checkpoint = self.chooser.checkpoint(*place) if place is not None else None
-        if place is None or checkpoint is None:
+        if place is not None and model is not None and self.host.checkpoint(model) != place[0]:
+            model = None  # what is loaded is another one
+        checkpoint = place and (self.chooser.checkpoint(*place) if model is None else self.checkpoint(model))
+        if checkpoint is None:
             return None
-        loaded = model is not None and self.host.checkpoint(model) == place[0]
-        asked = self.asked(settings, model if loaded else None)
+        asked = self.asked(settings, model)
+        if model is None:
+            asked = replace(asked, left_alone=checkpoint.hosts_own)
         files = self.looking(asked)
         decision = self.chooser.decide(asked, None, checkpoint, files)
         # a chosen file's hash may tell that it is of another family; the automatic choice waits for the examiner

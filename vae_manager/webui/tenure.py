@@ -178,7 +178,7 @@ class Tenure:
         try:
             self._put(choice)
             if choice.vae is not None and (tiny := self._shelf.tinies.of(choice.vae, self._stage.module)):
-                return decode_tiny(tiny, z, self._space())
+                return decode_tiny(tiny, z, self._space(z, scaled=True))
             if self._is_causal:
                 inner = self._single(True, choice, inner)
         except Exception as error:
@@ -281,16 +281,16 @@ class Tenure:
         model, module = self._host.current_model(), self._stage.module
         if self.job.color.mode == "off" or module is None:
             return z
-        found = rescaled(self._host.scale_factor(model, module), self._space())
+        found = rescaled(self._host.scale_factor(model, module), self._space(z, scaled=False))
         if found is None:
             return z
         factor, fault = found
         self.job.watch.warn(f"{fault.sentence}; it was decoded at the right one instead.")
         return z * factor
 
-    def _space(self) -> LatentSpace | None:
+    def _space(self, z: Tensor, scaled: bool) -> LatentSpace | None:
         found = self._shelf.checkpoint(self._host.current_model())
-        return found.space if found else None
+        return found.space_for(z.shape[1], scaled) if found else None
 
 
 def _same(one: Decision | Part, other: Decision | Part) -> bool:

@@ -46,6 +46,8 @@ def decode_tiny(tiny: TinyAutoencoder, z: Tensor, space: LatentSpace | None) -> 
     Raises:
         VaeFileError: the scale of the space is not known.
     """
+    if z.shape[1] != (takes := tiny.config.latent_channels):
+        raise VaeFileError(f"it decodes latents of {takes} channels, and this model's have {z.shape[1]}")
     if space is None or space.scale is None:
         raise VaeFileError("it needs to know how the checkpoint's latents are scaled, and its family is not known")
     with torch.no_grad():

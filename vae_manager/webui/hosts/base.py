@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from vae_manager.latents.claims import LoadedFormat
 from vae_manager.library.files import Folder
+from vae_manager.webui.hosts.latent_format import format_of_stage
 from vae_manager.webui.hosts.picture_job import PictureJob, Said
 
 log = logging.getLogger("vae_manager")
@@ -41,6 +43,14 @@ class Host:
     def first_stage(self, model: Any) -> nn.Module | None:
         """The module that decodes and encodes for this model."""
         return getattr(model, "first_stage_model", None)
+
+    def latent_format(self, model: Any) -> LoadedFormat | None:
+        """What the model that is loaded says of its own latents; None where it says nothing.
+
+        The numbers in A1111's configurations may be those of another model (`scale_factor` tells them, and colours are
+        held against it), so here only what its VAE takes counts.
+        """
+        return format_of_stage(self.first_stage(model))
 
     def checkpoint(self, model: Any) -> Path:
         """The file that the model was loaded from."""

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from vae_manager.latents.claims import LoadedFormat
 from vae_manager.selection.decision import AUTOMATIC
 from vae_manager.webui.hosts.base import Guards, Host, around, switched_off
+from vae_manager.webui.hosts.latent_format import format_of
 from vae_manager.webui.hosts.picture_job import PictureJob, Said
 from vae_manager.webui.options import TRANSLATE_SD_VAE
 
@@ -25,6 +27,10 @@ class Forge(Host):
 
     def first_stage(self, model: Any) -> nn.Module | None:
         return getattr(getattr(model.forge_objects, "vae", None), "first_stage_model", None)
+
+    def latent_format(self, model: Any) -> LoadedFormat | None:
+        held = getattr(getattr(model, "model_config", None), "latent_format", None)
+        return format_of(held) or super().latent_format(model)
 
     def loaded_vae(self, model: Any) -> Path | None:
         # `sd_vae.loaded_vae_file` is never set here: a VAE comes in as one of the modules

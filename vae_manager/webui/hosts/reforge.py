@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from vae_manager.latents.claims import LoadedFormat
 from vae_manager.webui.hosts.base import Guards, Host, around, switched_off
+from vae_manager.webui.hosts.latent_format import format_of
 
 
 class ReForge(Host):
@@ -19,9 +21,17 @@ class ReForge(Host):
     def first_stage(self, model: Any) -> nn.Module | None:
         return getattr(getattr(model.forge_objects, "vae", None), "first_stage_model", None)
 
+    def latent_format(self, model: Any) -> LoadedFormat | None:
+        return format_of(self._format(model)) or super().latent_format(model)
+
     def scale_factor(self, model: Any, stage: nn.Module) -> float | None:
-        found = getattr(model.forge_objects.unet.model.model_config.latent_format, "scale_factor", None)
+        found = getattr(self._format(model), "scale_factor", None)
         return float(found) if isinstance(found, (int, float)) else None
+
+    @staticmethod
+    def _format(model: Any) -> Any:
+        inner = getattr(model.forge_objects.unet, "model", None)
+        return getattr(getattr(inner, "model_config", None), "latent_format", None)
 
     def free_memory(self, device: torch.device) -> int | None:
         from ldm_patched.modules import model_management
