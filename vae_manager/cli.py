@@ -156,12 +156,14 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--health", action="store_true", help="also look for damage: weights, and a round trip of pictures"
     )
+    _padding_option(add)
 
     add = command("convert", "write a VAE as safetensors, in another layout or precision")
     add.add_argument("file", metavar="VAE")
     add.add_argument("-o", "--output", required=True)
     add.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="default: as it is")
     add.add_argument("--layout", choices=("ldm", "diffusers"), default="ldm")
+    _padding_option(add)
 
     add = command("encode", "picture to latent")
     add.add_argument("image", metavar="IMAGE")
@@ -237,6 +239,7 @@ def _color_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> N
     add.add_argument("latents", nargs="+", metavar="LATENT")
     add.add_argument("--vae", required=True, metavar="FILE")
     add.add_argument("--reference-vae", required=True, metavar="FILE")
+    _padding_option(add)
     add.add_argument("-o", "--output", metavar="JSON", help="keep the map, for `bake --calibration`")
 
     add = command("bake", "write a VAE with a colour correction folded into its weights")
@@ -249,14 +252,18 @@ def _color_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> N
     add.add_argument("--encoder", action="store_true", help="have the encoder undo the correction too (see docs)")
 
 
+def _padding_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--padding", choices=("zeros", "reflect"), help="of the VAE's convolutions; default: what its file or name says"
+    )
+
+
 def _codec_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vae", required=True, metavar="FILE")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps …")
     parser.add_argument("--mode", choices=("auto", "whole", "exact"), default="auto", help=_MODE_HELP)
-    parser.add_argument(
-        "--padding", choices=("zeros", "reflect"), help="of the VAE's convolutions; default: what its file or name says"
-    )
+    _padding_option(parser)
     parser.add_argument("--memory-limit", metavar="SIZE", help="what streaming may take; default: what is free")
 
 

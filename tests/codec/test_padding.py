@@ -25,8 +25,10 @@ from vae_manager.codec.streaming import plan_decode, plan_encode, stream_decode,
 from vae_manager.codec.swap import install, remove
 from vae_manager.errors import BadInputError
 from vae_manager.library.files import vae_file
+from vae_manager.library.health import examine, round_trip
 from vae_manager.library.padding import KEY, padding_of
-from vae_manager.library.state import load_state
+from vae_manager.library.probe import probe_file
+from vae_manager.library.state import load_kl, load_state
 from vae_manager.webui.first_stage import FirstStage
 
 
@@ -165,6 +167,47 @@ def test_the_users_word_goes_before_the_files(tmp_path: Path, state: dict[str, T
     assert pixels[None] == pixels["reflect"] != pixels["zeros"]
 
 
+def test_the_users_word_is_written_into_a_converted_file(tmp_path: Path, state: dict[str, Tensor]):
+    """And goes before its name."""
+    for name, word in (("plain", "reflect"), ("my eq vae", "zeros")):
+        source, out = tmp_path / f"{name}.safetensors", tmp_path / f"{word}.safetensors"
+        save_file(state, source, {"norm_num_groups": "4"})
+        assert main(["convert", str(source), "-o", str(out), "--padding", word]) == 0
+        assert load_state(vae_file(out)).padding == word
+
+
+def test_health_and_latents_are_looked_at_with_the_right_edges(tmp_path: Path, state: dict[str, Tensor]):
+    """What an EQ-VAE does to pictures is judged as it is meant."""
+    plain, eq = tmp_path / "plain.safetensors", tmp_path / "eq.safetensors"
+    for path in (plain, eq):
+        save_file(state, path, {"norm_num_groups": "4"})
+    z = torch.randn(1, 4, 5, 6)
+    with torch.no_grad():
+        for path, word, padding in (
+            (plain, None, "zeros"), (plain, "reflect", "reflect"), (eq, None, "reflect"), (eq, "zeros", "zeros"),
+        ):  # fmt: skip
+            assert torch.equal(load_kl(vae_file(path), word).decode(z), whole(state, z, padding))
+    zeros, reflect = (probe_file(vae_file(path)).std for path in (plain, eq))
+    assert zeros is not None and reflect is not None and zeros != reflect
+    told = [examine(vae_file(path), padding=word) for path, word in ((plain, None), (plain, "reflect"), (eq, None))]
+    assert all(told)  # random weights give no picture back, and how badly depends on the edges
+    trips = [round_trip(load_kl(vae_file(plain), word)) for word in (None, "reflect")]
+    assert trips[0] != trips[1]
+
+
+def test_calibrate_takes_the_users_word(tmp_path: Path, state: dict[str, Tensor], capsys):
+    """Held against itself with other edges, a VAE has other colours; with the same edges, the same."""
+    for name in ("a", "eq b"):
+        save_file(state, tmp_path / f"{name}.safetensors", {"norm_num_groups": "4"})
+    save_file({"latent": torch.randn(1, 4, 16, 16)}, tmp_path / "z.safetensors")
+    residuals = []
+    for word in ([], ["--padding", "reflect"]):
+        files = ["--vae", str(tmp_path / "a.safetensors"), "--reference-vae", str(tmp_path / "eq b.safetensors")]
+        assert main(["calibrate", str(tmp_path / "z.safetensors"), *files, *word, "--json"]) == 0
+        residuals.append(json.loads(capsys.readouterr().out)["residual"])
+    assert residuals[0] > 0 and residuals[1] == pytest.approx(0, abs=1e-6)
+
+
 def test_a_converted_file_says_it_itself(tmp_path: Path, state: dict[str, Tensor]):
     save_file(state, tmp_path / "my eq vae.safetensors", {"norm_num_groups": "4"})
     out = tmp_path / "renamed.safetensors"
@@ -234,3 +277,25 @@ def test_what_the_host_sets_meanwhile_stays(state: dict[str, Tensor]):
     pad_circularly(host)
     remove(installed)
     assert set(paddings(host)) == {"circular"}
+
+
+def test_the_users_word_in_a_webui_goes_before_the_file_and_holds_for_the_hosts_own(
+    tmp_path: Path, state: dict[str, Tensor]
+):
+    host, z = small_vae((8, 16, 16), dtype=torch.float32, seed=5), torch.randn(1, 4, 5, 6)
+    own = {name: tensor.clone() for name, tensor in host.state_dict().items()}
+    file = tmp_path / "EQ-SDXL-VAE.safetensors"
+    save_file(state, file, {"norm_num_groups": "4"})
+    stage = FirstStage(StateCache(2**30))
+    stage.hold(host, {})
+    with torch.no_grad():
+        for path, word, weights, padding in (
+            (file, None, state, "reflect"), (file, "zeros", state, "zeros"), (file, None, state, "reflect"),
+            (None, "reflect", own, "reflect"), (file, "zeros", state, "zeros"), (None, "reflect", own, "reflect"),
+            (None, None, own, "zeros"),
+        ):  # fmt: skip
+            stage.use(vae_file(path) if path else None, word)  # type: ignore[arg-type]
+            assert torch.equal(host.decode(z), whole(weights, z, padding))
+    stage.use(None, "reflect")
+    stage.release()
+    assert set(paddings(host)) == {"zeros"}

@@ -173,11 +173,19 @@ def _any_checkpoint(factory):
 def test_the_schema_says_what_the_program_takes():
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     rule = schema["$defs"]["rule"]["properties"]
-    assert tuple(rule) == FIELDS == ("name", "when", "vae", "tiling", "color", "color_strength", "enabled", "note")
+    assert (
+        tuple(rule)
+        == FIELDS
+        == ("name", "when", "vae", "tiling", "color", "color_strength", "padding", "enabled", "note")
+    )
     assert set(schema["$defs"]["when"]["properties"]) == set(_CONDITIONS)
     choices = {setting.key: setting.rule_choices for setting in RULED if setting.kind == "choice"}
     assert {key: tuple(rule[key]["enum"]) for key in choices} == choices
-    assert choices == {"tiling": ("auto", "exact", "whole", "host"), "color": ("off", "auto", "match")}
+    assert choices == {
+        "tiling": ("auto", "exact", "whole", "host"),
+        "color": ("off", "auto", "match"),
+        "padding": ("auto", "zeros", "reflect"),
+    }
     assert schema["$defs"]["rule"]["required"] == ["when", "vae"]
 
 

@@ -35,7 +35,7 @@ def asking(setting: Setting) -> PanelSettings:
 
 def test_the_positions_of_the_api_are_never_moved():
     first = ["enabled", "vae", "encode_vae", "hires_vae", "decode", "color", "color_strength", "contrast", "brightness"]
-    assert list(TABLE)[: len(first) + 2] == [*first, "saturation", "reference"]
+    assert list(TABLE)[: len(first) + 3] == [*first, "saturation", "reference", "padding"]
 
 
 @pytest.mark.parametrize("setting", SAYABLE, ids=lambda setting: setting.name)

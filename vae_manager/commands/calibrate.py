@@ -11,6 +11,8 @@ from torch import Tensor
 
 from vae_manager import __version__
 from vae_manager.codec.build import build_kl
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
+from vae_manager.codec.kinds.shapes import Padding
 from vae_manager.codec.latents import load_latent
 from vae_manager.codec.whole import check_latent, decode
 from vae_manager.color.bake import fold_decoder, fold_encoder
@@ -23,7 +25,8 @@ from vae_manager.json_text import read_json_text
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.identify import Identity, identify
-from vae_manager.library.state import load_kl_state
+from vae_manager.library.padding import KEY, padding_of_file
+from vae_manager.library.state import load_kl, load_kl_state
 from vae_manager.store import open_store
 from vae_manager.user_data import user_folder
 from vae_manager.writing import write_whole
@@ -39,11 +42,11 @@ def calibrate(args: argparse.Namespace) -> Result:
     if args.output:
         check_output(Path(args.output), [*args.latents, args.vae, args.reference_vae], (".json",))
     latents = [_latent(path) for path in args.latents]
-    vae, reference = (_load(path) for path in (args.vae, args.reference_vae))
-    families = {identity.family for _, _, identity in (vae, reference)} - {"unknown"}
+    vae, reference = (_load(path, word) for path, word in ((args.vae, args.padding), (args.reference_vae, None)))
+    families = {identity.family for _, identity in (vae, reference)} - {"unknown"}
     if len(families) > 1:
         raise BadInputError("The two VAEs are of different families, so no latent means the same to both.")
-    matrix, residual = measure(build_kl(*vae[:2]), build_kl(*reference[:2]), latents)
+    matrix, residual = measure(vae[0], reference[0], latents)
     document = {"matrix": rows(matrix), "residual": round(residual, 6)}
     if args.output:
         text = json.dumps(document) + "\n"
@@ -87,10 +90,10 @@ def _latent(path: str) -> Tensor:
     return z
 
 
-def _load(path: str) -> tuple[dict[str, Tensor], int, Identity]:
+def _load(path: str, padding: Padding | None) -> tuple[AutoencoderKL, Identity]:
     file = open_file(path)
     try:
-        return *load_kl_state(file, torch.float32), identify(file)
+        return load_kl(file, padding), identify(file)
     except VaeFileError as error:
         raise BadInputError(error.sentence(path)) from error
 
@@ -182,4 +185,5 @@ def _provenance(source: VaeFile, matrix: Tensor, encoder: bool) -> dict[str, str
         "vae_manager.baked_from_sha256": HashCache(open_store(user_folder())).sha256(source),
         "vae_manager.baked_into": "decoder and encoder" if encoder else "decoder",
         "vae_manager.color_matrix": json.dumps(rows(matrix)),
+        **({KEY: padding} if (padding := padding_of_file(source)) else {}),
     }

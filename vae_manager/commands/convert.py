@@ -32,7 +32,8 @@ def convert(args: argparse.Namespace) -> Result:
         levels = 1 + max(int(m.group(1)) for name in state if (m := re.match(r"decoder\.up\.(\d+)\.", name)))
         state = {to_diffusers(name, levels): as_matrix(name, tensor) for name, tensor in state.items()}
     found = quick_report(source, HashCache(None))
-    origin = {KEY: loaded.padding} if loaded.padding else None
+    padding = args.padding or loaded.padding
+    origin = {KEY: padding} if padding else None
     save_vae(output, state, groups, None if isinstance(found, VaeFileError) else found.identity, origin)
     document = {"output": str(output), "tensors": len(state), "bytes": output.stat().st_size}
     return Result(document, f"Wrote {output} ({len(state)} tensors, {megabytes(output.stat().st_size)}).")

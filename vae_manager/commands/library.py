@@ -63,7 +63,7 @@ def inspect(args: argparse.Namespace) -> Result:
     if args.health and not document["problems"]:
         from vae_manager.library.health import examine, suspect  # with torch
 
-        document["problems"] = list(examine(file, found.family))
+        document["problems"] = list(examine(file, found.family, padding=args.padding))
         document["suspicions"] = list(suspect(file))
     return Result(document, "\n".join(f"{key:>15}: {_plain(value)}" for key, value in document.items()))
 

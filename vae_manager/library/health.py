@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vae_manager.codec.build import build_kl
 from vae_manager.codec.kinds.kl.network import AutoencoderKL
+from vae_manager.codec.kinds.shapes import Padding
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.errors import VaeFileError
 from vae_manager.library.digest import Progress
@@ -32,7 +32,7 @@ from vae_manager.library.files import VaeFile
 from vae_manager.library.layouts import detect_layout
 from vae_manager.library.numbers import computable, impossible
 from vae_manager.library.probe import SIDE, bundled_pictures
-from vae_manager.library.state import load_kl_state
+from vae_manager.library.state import load_kl
 from vae_manager.library.tensors import TensorFile, open_tensors
 
 PALEST = 0.85
@@ -60,12 +60,16 @@ class RoundTrip:
 
 
 def examine(
-    file: VaeFile, family: str = "unknown", thorough: bool = True, progress: Progress | None = None
+    file: VaeFile,
+    family: str = "unknown",
+    thorough: bool = True,
+    progress: Progress | None = None,
+    padding: Padding | None = None,
 ) -> tuple[str, ...]:
     """What is wrong with a VAE file, or with the VAE baked into a checkpoint; empty when it is healthy.
 
     `thorough` False looks at the weights only. `progress` is called after each tensor with (done, total); what it
-    raises stops the work.
+    raises stops the work. `padding`: of its convolutions, where the user knows better than the file.
 
     Raises:
         VaeFileError: there is no VAE in it, or it cannot be read.
@@ -75,8 +79,7 @@ def examine(
     problems = weight_problems(_told(opened, layout.keys, progress))
     if problems or not thorough or not layout.kind.stands_in:
         return problems
-    state, groups = load_kl_state(file, torch.float32)
-    vae = build_kl(state, groups)
+    vae = load_kl(file, padding)
     if not vae.config.encodes or vae.config.image_channels != 3:
         return ()  # it cannot be asked for our pictures, which says nothing against it
     return trip_problems(round_trip(vae), family)

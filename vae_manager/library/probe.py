@@ -20,14 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vae_manager.codec.build import build_kl
 from vae_manager.codec.kinds.kl.network import AutoencoderKL
 from vae_manager.codec.pictures import load_picture
 from vae_manager.codec.whole import encode, latent_of
 from vae_manager.errors import VaeFileError
 from vae_manager.latents.spaces import title_of
 from vae_manager.library.files import VaeFile
-from vae_manager.library.state import load_kl_state
+from vae_manager.library.state import load_kl
 
 PICTURES = Path(__file__).resolve().parent.parent / "data" / "pictures"
 
@@ -75,9 +74,8 @@ def probe_file(file: VaeFile) -> Probe:
     Raises:
         VaeFileError: it cannot be loaded.
     """
-    state, groups = load_kl_state(file, torch.float32)
     try:
-        return probe(build_kl(state, groups))
+        return probe(load_kl(file))
     except MemoryError as error:
         raise VaeFileError("there is not enough memory to look at its latents") from error
 

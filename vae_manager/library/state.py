@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from vae_manager.codec.kinds.kind import Kind
+from vae_manager.codec.kinds.kl.network import AutoencoderKL
 from vae_manager.codec.kinds.network import Autoencoder
 from vae_manager.codec.kinds.shapes import Padding
 from vae_manager.codec.padding import set_padding
@@ -97,3 +98,16 @@ def load_kl_state(file: VaeFile, dtype: torch.dtype | None = None) -> tuple[dict
     if not state.kind.stands_in:
         raise VaeFileError(f"it is {state.kind.an}, which cannot stand in for a KL VAE")
     return state.tensors, state.norm_groups
+
+
+def load_kl(file: VaeFile, padding: Padding | None = None) -> AutoencoderKL:
+    """The KL autoencoder of a file in float32, padded as its file tells; `padding`, the user's word, goes before.
+
+    Raises:
+        VaeFileError: not a whole KL autoencoder.
+    """
+    state = load_state(file, torch.float32)
+    vae = replace(state, padding=padding or state.padding).network()
+    if not isinstance(vae, AutoencoderKL):
+        raise VaeFileError(f"it is {state.kind.an}, which cannot stand in for a KL VAE")
+    return vae

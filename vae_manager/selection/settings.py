@@ -22,6 +22,10 @@ ColorMode = Literal["off", "auto", "match", "manual"]
 """auto: diagnosed, and corrected as far as the evidence goes. match: held against the reference picture, or the one
 that img2img began with, and nothing else. manual: contrast, brightness and saturation by hand."""
 
+PaddingWish = Literal["auto", "zeros", "reflect"]
+"""auto: what the VAE's file tells, by its metadata or its name. The others are the user's word: EQ-VAEs were trained
+with reflected edges, and not every file of one says so."""
+
 Value = str | float
 Said = Mapping[str, Any]
 """Values of some settings by their names: what a preset or a rule says, where what it leaves open is not there."""
@@ -52,6 +56,8 @@ class Setting:
     """The choices that a rule may not say: it is for many checkpoints."""
     key: str = ""
     """What presets and rules call it, where that is not its name."""
+    aside: bool = False
+    """Whether the panel has it among what is seldom wanted."""
     axis: str | None = None
     """Its axis in the X/Y/Z plot; None: it has none."""
     name: str = ""
@@ -132,6 +138,8 @@ class PanelSettings:
         None, "picture", "Picture to match (none: the one that img2img begins with)", of="color", mode="match"
     )
     """In the API: a picture's file in base64."""
+    padding: PaddingWish = _choice("auto", PaddingWish, "Edges of the VAE", kept=True, ruled=True, aside=True)
+    """How the convolutions of the job's VAE pad."""
     warnings: tuple[str, ...] = ()
     """What could not be understood: one sentence each."""
 

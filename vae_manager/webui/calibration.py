@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from vae_manager.codec.build import Autoencoder
+from vae_manager.codec.kinds.shapes import Padding
 from vae_manager.color.calibration import measure
 from vae_manager.errors import BadInputError, VaeFileError, os_reason
 from vae_manager.library.files import VaeFile
 from vae_manager.library.state import load_state
-from vae_manager.selection.decision import BAKED
-from vae_manager.selection.settings import PanelSettings
+from vae_manager.selection.decision import BAKED, Decision
+from vae_manager.selection.settings import PanelSettings, with_said
 from vae_manager.webui.coloring import Made
 from vae_manager.webui.shelf import Shelf
 
@@ -29,7 +32,7 @@ def calibrate(shelf: Shelf, settings: PanelSettings, reference: str) -> str:
         other = checkpoint.file if reference == BAKED else shelf.find(reference)
         if other.path == vae.path:
             return f"{other.name} is the VAE that decodes; choose another one as the reference."
-        matrix, residual = measure(_load(vae), _load(other), latents)
+        matrix, residual = measure(_load(vae, _padding(settings, decision)), _load(other), latents)
         shelf.colors.calibrate(Made(checkpoint.file.version, vae.version), matrix)
     except (BadInputError, VaeFileError) as error:
         return str(error)
@@ -41,12 +44,18 @@ def calibrate(shelf: Shelf, settings: PanelSettings, reference: str) -> str:
     )
 
 
-def _load(file: VaeFile) -> Autoencoder:
+def _padding(settings: PanelSettings, decision: Decision) -> Padding | None:
+    """The user's word for how the VAE that decodes pads."""
+    padding = with_said(settings, decision.said).padding
+    return None if padding == "auto" else padding
+
+
+def _load(file: VaeFile, padding: Padding | None = None) -> Autoencoder:
     try:
         with torch.inference_mode(False):
             state = load_state(file, torch.float32)
             if not state.kind.stands_in:
                 raise VaeFileError("it is no KL autoencoder, with which alone colours can be compared")
-            return state.network()
+            return replace(state, padding=padding or state.padding).network()
     except VaeFileError as error:
         raise BadInputError(error.sentence(file.name)) from error

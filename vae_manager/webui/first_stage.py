@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from vae_manager.codec.cache import StateCache
+from vae_manager.codec.kinds.shapes import Padding
+from vae_manager.codec.padding import Padded, restore_padding, set_padding
 from vae_manager.codec.swap import STATISTICS, Installed, check_fits, in_place, install, remove, was_written
 from vae_manager.library.files import VaeFile
 from vae_manager.library.padding import padding_of_file
@@ -102,6 +104,10 @@ class FirstStage:
         self._installed: Installed | None = None
         self.version: Version | None = None
         """Which version of which file is in it; None: the host's own."""
+        self._padding: Padding | None = None
+        """The user's word for what is in it."""
+        self._padded: Padded = ()
+        """The convolutions of the host's own VAE that pad otherwise by themselves."""
 
     @property
     def swapped(self) -> bool:
@@ -125,23 +131,28 @@ class FirstStage:
             if callable(getattr(target, name, None)):
                 self._hooks.append(Hook(target, name, around))
 
-    def use(self, file: VaeFile | None) -> None:
+    def use(self, file: VaeFile | None, padding: Padding | None = None) -> None:
         """Have the module compute with the VAE of this file; with None, with the host's own.
+
+        `padding` is the user's word for it; None: what the file tells, and for the host's own as it is.
 
         Raises:
             VaeFileError: it cannot be loaded, or does not fit; the host's own is in the module then.
         """
         assert self.module is not None, "hold() first"
-        if file is not None and self.version == file.version and self._is_in_place():
+        if file is not None and (self.version, self._padding) == (file.version, padding) and self._is_in_place():
             return
         self.put_back()
         if file is not None:
             state = ready(self.cache, file, self.module)
-            self._installed = install(self.module, state, padding_of_file(file))
+            self._installed = install(self.module, state, padding or padding_of_file(file))
             self.version = file.version
+        elif padding is not None:
+            self._padded = set_padding(self.module, padding)
+        self._padding = padding
 
     def put_back(self) -> None:
-        """The host's own weights again; our functions stay.
+        """The host's own weights and edges again; our functions stay.
 
         Where that fails, for want of memory perhaps, the host's own are still known, and the next call tries again.
         """
@@ -150,7 +161,10 @@ class FirstStage:
             if was_written(installed):
                 self.cache.drop(installed.state)
             remove(installed)
-        self._installed = self.version = None
+        if self._padding is not None:
+            restore_padding(self._padded, self._padding)
+        self._installed = self.version = self._padding = None
+        self._padded = ()
 
     def release(self) -> None:
         """Take everything of ours out. Nothing happens where there is nothing."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vae_manager.codec.kinds.shapes import Padding
 from vae_manager.color.statistics import OwnEnds, own_ends
 from vae_manager.library.files import VaeFile
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision, Part
@@ -131,6 +132,12 @@ class Job:
     def mode(self) -> str:
         """The decode mode."""
         return self.settings.decode
+
+    @property
+    def padding(self) -> Padding | None:
+        """The user's word for how its VAEs pad; None: nobody has said."""
+        padding = self.settings.padding
+        return None if padding == "auto" else padding
 
     @property
     def color(self) -> Wish:

@@ -98,7 +98,8 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
     with parts.accordion(False, label=KEY, elem_id=f"vae_manager_{tab}") as enabled:
         built["enabled"] = enabled
         first, *others = vae_settings = [setting for setting in TABLE.values() if setting.kind == "vae"]
-        modes = [setting for setting in TABLE.values() if setting.kind == "choice"]
+        choices = [setting for setting in TABLE.values() if setting.kind == "choice"]
+        modes = [setting for setting in choices if not setting.aside]
         with gr.Row(elem_classes=["vae-manager-row"]):
             build(first)
             refresh = parts.tool_button("\U0001f504", elem_id=named("refresh"))
@@ -112,6 +113,7 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
         with gr.Accordion("More", open=False, elem_id=named("more")):
             with gr.Row():
                 build(*others)
+                build(*(setting for setting in choices if setting.aside))
             with gr.Row(equal_height=False, elem_classes=["vae-manager-row"]):
                 reference = vae_list(BAKED, "Reference VAE for colours", named("reference"), actions.names)
                 calibrate = gr.Button("Calibrate colours", size="sm", elem_id=named("calibrate"))

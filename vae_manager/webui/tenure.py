@@ -115,8 +115,10 @@ class Tenure:
     def _put(self, choice: Decision | Part) -> None:
         """Have the first stage compute with the VAE chosen."""
         file, stage = self._file_of(choice), self._stage
-        beside = file is None or self._is_causal or self._shelf.tinies.of(file, stage.module) is not None
-        stage.use(None if beside else file)
+        if self._is_causal or (file is not None and self._shelf.tinies.of(file, stage.module) is not None):
+            stage.use(None)  # it is computed beside
+        else:
+            stage.use(file, self.job.padding)
 
     def _file_of(self, choice: Decision | Part) -> VaeFile | None:
         """The file whose VAE is to compute; None: the host's own."""
