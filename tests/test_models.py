@@ -315,12 +315,25 @@ def _passes_and_refuses(file: File, checkpoint: Checkpoint, vaes: VaeIndex) -> N
     fits = FITS.get(BY_ID[file.architecture].space, set())
     assert {vae.stem for vae in vaes.files if checkpoint.misfit(vae) is None} == fits
     # also for whom other families' are allowed, as long as nothing can come of it
+    assert checkpoint.space is not None
     channels, topology = checkpoint.space.channels, checkpoint.space.topology
     for vae in vaes.files:
         facts = checkpoint.vae_facts(vae)
         kinds = {SPACES[space].topology for space in facts.latents.firm}
         possible = facts.channels == channels and topology in kinds
         assert (checkpoint.misfit(vae, allow_other=True) is None) == possible, vae.name
+
+
+def test_automatic_takes_no_vae_that_is_for_models_of_its_own(tmp_path: Path) -> None:
+    """An EQ-VAE whose metadata say that it is SDXL's is no VAE for whichever SDXL model."""
+    files = []
+    for stem in ("An EQ VAE", "some VAE"):
+        path = write_safetensors(tmp_path / f"{stem}.safetensors", halves(_kl(4)), {"scale_factor": "0.13025"})
+        files.append(vae_file(path))
+    checkpoint = open_checkpoint(write_safetensors(tmp_path / "x.safetensors", halves(MODELS["sdxl"])))
+    assert choose(Wishes(checkpoint=checkpoint), files).vae == files[1]
+    assert choose(Wishes(checkpoint=checkpoint), files[:1]).vae is None
+    assert choose(Wishes(checkpoint=checkpoint, panel="An EQ VAE"), files).vae == files[0]
 
 
 # --- the documentation

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from vae_manager.library.known import FAMILIES, QUIRKS, by_name, by_sha256, known_vaes
+from vae_manager.library.known import FAMILIES, QUIRKS, by_name, by_sha256, known_vaes, on_purpose
 
 MSE = "735e4c3a447a3255760d7f86845f09f937809baa529c17370d83e4c3758f3c75"
 FILES = [file for vae in known_vaes() for file in vae.files]
@@ -39,6 +39,12 @@ RIGHT_PAIRS = [
     ("b33734d475", "xlVAEC_c1"),
     ("79e225b92f", "xlVAEC_c9"),
     ("afc8e28272", "ae.safetensors"),
+    ("2bf9ad6856", "ultrafluxVAEImproved_v10.safetensors"),
+    ("38071ab59b", "Wan2.1_VAE.pth"),
+    ("20eb789667", "Wan2.2_VAE.pth"),
+    ("2413554bbe", "Wan2.1_VAE_upscale2x_imageonly_real_v1.safetensors"),
+    ("f986092baa", "taew2_1.pth"),
+    ("8666e769f4", "lighttaew2_1.safetensors"),
 ]
 
 
@@ -134,6 +140,10 @@ def test_by_sha256_unknown(unknown):
         ("Berry's Mix.vae.safetensors", "berrys-mix"),
         ("taef2_encoder.pth", "taef2"),
         ("SDXL VAE fp16-fix", "sdxl-vae-fp16-fix"),
+        ("EQB7.safetensors", "eqb7"),
+        ("Qwen2D_VAE.safetensors", "qwen2d-vae"),
+        ("SDXL Anime VAE Dec-only B3.safetensors", "sdxl-anime-vae-b3"),
+        ("qwen_image_2.1_vae_bf16.safetensors", "qwen-image-2.1-vae"),
     ],
 )
 def test_by_name(name, id):
@@ -157,8 +167,35 @@ def test_by_name_unknown(unknown):
 def test_tiny_vaes_say_whose_latents_they_decode():
     tiny = {vae.id: vae.latents_of for vae in known_vaes() if vae.family == "taesd"}
     assert tiny["taesd"] == "sd1" and tiny["taesdxl"] == "sdxl" and tiny["taef2"] == "flux2"
+    assert tiny["taew2.1"] == "wan21" and tiny["taew2.2"] == "wan22"
     assert all(vae.latents_of == vae.family for vae in known_vaes() if vae.family not in ("taesd", "litevae"))
     assert by_name("olitevaeB_im_f8c12")[0].latents_of is None
+
+
+def test_every_known_vae_is_of_the_space_that_it_is_for():
+    spaces = {vae.id: vae.space for vae in known_vaes()}
+    assert spaces["ultraflux-v1"] == spaces["flux-eq-vae"] == "flux1"
+    assert spaces["qwen2d-vae"] == spaces["wan2.1-upscale2x"] == spaces["taew2.1"] == "wan21"
+    assert spaces["wan2.2-vae"] == spaces["taew2.2"] == "wan22" and spaces["eqb7"] == "sdxl"
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256", "what"),
+    [
+        ("renamed.safetensors", "2bf9ad685686b480b03651a8d8595951e4a5578016b8ead4af5e22d3dc9b3409", "sharper"),
+        ("Dark VAE.safetensors", MSE, None),  # a hash that is known says what it is
+        ("Dark Medium VAE.safetensors", None, "darker"),
+        ("lastpieceVAE_contrast.safetensors", "0" * 64, "stronger in contrast"),
+        ("sdxl_vibrantVAE_v2.safetensors", None, "more vivid"),
+        ("SDXL Sharp Hard VAE.safetensors", None, "sharper"),
+        ("darkSushiMix.vae.pt", None, None),  # named after its model
+        ("sdxl_vae.safetensors", None, None),
+        ("ultrafluxVAEImproved_v10.safetensors", "0" * 64, None),  # its published hash is another one
+    ],
+)
+def test_what_a_vae_is_on_purpose(name: str, sha256: str | None, what: str | None):
+    said = on_purpose(name, sha256)
+    assert (said and said.endswith(f" is made {what} on purpose")) == (what and True)
 
 
 def test_importing_reads_nothing_and_needs_no_torch():

@@ -19,6 +19,7 @@ from torch import Tensor
 from tests.conftest import make_state, make_vae
 from tests.webui.test_session import Job, OneModel
 from vae_manager.codec.kinds.tiny.network import TinyConfig, make_decoder, make_encoder
+from vae_manager.codec.padding import set_padding
 from vae_manager.codec.whole import decode
 from vae_manager.color.statistics import own_ends
 from vae_manager.library.hashing import sha256_of
@@ -556,3 +557,52 @@ def test_hires_colours_are_those_of_the_vae_that_decoded_the_second_pass(session
     with contextlib.closing(sqlite3.connect(host.data_folder() / "store.sqlite")) as database:
         ((key,),) = database.execute("SELECT key FROM entries WHERE kind = 'colours'").fetchall()
     assert key.endswith(b"c.safetensors")
+
+
+@pytest.mark.parametrize(("name", "left"), [("My Dark VAE", True), ("plain", False)])
+def test_a_vae_that_is_dark_on_purpose_keeps_its_colours(session, host, write_vae, name: str, left: bool):
+    """Also where the picture that img2img began with says that they are others: that is what was wanted."""
+    write_vae(f"VAE/{name}.safetensors", seed=2)
+    session.shelf.index(refresh=True)
+    pale = pixels() * 0.7 + 0.15
+    job = start(session, ["x"], PanelSettings(True, name, color="auto"), init_images=[Image.fromarray(photo())])
+    (done,) = session.finish_pictures(job, [pale])
+    assert (done is pale) is left
+    said = job.extra_generation_params[COLOR_KEY](all_prompts=job.all_prompts, index=0)
+    assert said == (f"{name}.safetensors is made darker on purpose; left as it is" if left else said)
+    assert left or "corrected" in said
+    # by hand everything goes
+    session.finish(job)
+    by_hand = PanelSettings(True, name, color="manual", contrast=1.4)
+    job = start(session, ["x"], by_hand)
+    assert session.finish_pictures(job, [pale])[0] is not pale
+
+
+def test_the_users_word_for_the_edges_holds_while_the_job_does(session, host, write_vae):
+    """Of a VAE that says nothing, of one whose name says otherwise, and of the one that is baked in."""
+    write_vae("VAE/an eq one.safetensors", seed=2)
+    session.shelf.index(refresh=True)
+    stage = host.model.first_stage_model
+
+    def edges() -> set[str]:
+        return {conv.padding_mode for conv in stage.modules() if isinstance(conv, torch.nn.Conv2d)} - {"zeros"}
+
+    for vae, padding, wanted in (
+        ("b", "reflect", {"reflect"}), ("b", "auto", set()), ("an eq one", "auto", {"reflect"}),
+        ("an eq one", "zeros", set()), (AUTOMATIC, "reflect", {"reflect"}), (AUTOMATIC, "auto", set()),
+    ):  # fmt: skip
+        job = start(session, ["x"], PanelSettings(True, vae, padding=padding))
+        assert edges() == wanted, (vae, padding)
+        assert (f"padding={padding}" in job.extra_generation_params.get(KEY, "")) is (padding != "auto")
+        session.finish(job)
+        assert edges() == set()
+    save_preset(session.shelf, PanelSettings(True, "b", padding="reflect"))
+    job = start(session, ["x"], PanelSettings(True))
+    assert edges() == {"reflect"} and torch.equal(decode_batch(session, host), decode_reflected(2))
+    session.finish(job)
+
+
+def decode_reflected(seed: int) -> Tensor:
+    vae = make_vae(seed=seed)
+    set_padding(vae, "reflect")
+    return decode(vae, Z)

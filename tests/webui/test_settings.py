@@ -43,7 +43,7 @@ def test_a_setting_comes_through_the_api_and_the_infotext(setting: Setting):
     asked = asking(setting)
     values = {name: getattr(asked, name) for name in TABLE if getattr(asked, name) is not None}
     assert from_arguments([values]) == asked
-    assert from_arguments(list(values.values())) == asked
+    assert from_arguments([getattr(asked, name) for name in TABLE]) == asked
     line = write(Recorded(asked))
     assert line and f"{setting.name}=" in line and read(line).settings == asked
     wrong = from_arguments([{setting.name: object()}])

@@ -11,6 +11,7 @@ The list is read on first use, once.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -35,10 +36,25 @@ QUIRKS = MappingProxyType(
         "low-contrast": "makes softer, paler pictures than most VAEs",
         "approximate": "made for speed: fine detail is made up, so pictures differ from the full VAE's",
         "own-latent-space": "has a latent space of its own: it cannot replace the VAE of any checkpoint",
+        "own-models": "only for models that were trained with it: others' pictures come out blurred or too sharp",
         "unproven-identity": "circulates under this name, but nobody has shown which weights are in it",
     }
 )
 """Every quirk that an entry may have, and what it means for the user."""
+
+_PURPOSES = MappingProxyType(
+    {
+        "dark": "darker",
+        "darker": "darker",
+        "darkness": "darker",
+        "sharp": "sharper",
+        "sharper": "sharper",
+        "vibrant": "more vivid",
+        "vivid": "more vivid",
+        "contrast": "stronger in contrast",
+    }
+)
+"""A word in a VAE's name → what its pictures are on purpose."""
 
 _SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".bin", ".pt", ".gguf")
 
@@ -88,6 +104,8 @@ class KnownVae:
     """May be empty: known by name, no hash published."""
     note: str = ""
 
+    intended: str | None = None
+    """What its pictures are, in words, because its author wants them so: "darker". None: what others' are."""
     own_space: str | None = None
     """Id of the latent space, where the family has several; as in the file's "space"."""
 
@@ -120,6 +138,25 @@ def by_name(name: str) -> tuple[KnownVae, ...]:
     that a file is one of them.
     """
     return _name_index().get(_stem(name), ())
+
+
+def on_purpose(name: str, sha256: str | None) -> str | None:
+    """What a VAE's pictures are because its author wants them so, "… is made darker on purpose"; None: nothing known.
+
+    Known by its hash; or, where that is on no list, by its name: a known one's of which no hash was ever published, or
+    one that says itself what it is ("… Dark VAE").
+    """
+    if sha256 and (vae := by_sha256(sha256)) is not None:
+        return f"{vae.name} is made {vae.intended} on purpose" if vae.intended else None
+    told = next((vae.intended for vae in by_name(name) if vae.intended and not vae.files), None)
+    told = told or _told_by_name(_stem(name))
+    return f"{name.rpartition('/')[2]} is made {told} on purpose" if told else None
+
+
+def _told_by_name(stem: str) -> str | None:
+    """What the words of a VAE's name say of it."""
+    words = set(re.split(r"[^a-z]+", stem.replace("vae", " vae ")))
+    return next((said for word, said in _PURPOSES.items() if word in words), None) if "vae" in words else None
 
 
 @cache
@@ -170,5 +207,6 @@ def _vae(entry: dict[str, Any]) -> KnownVae:
         aliases=tuple(entry["aliases"]),
         files=tuple(_file(file) for file in entry["files"]),
         note=entry.get("note", ""),
+        intended=entry.get("intended"),
         own_space=entry.get("space"),
     )

@@ -1,7 +1,8 @@
 """How a VAE's convolutions pad, as its file tells: EQ-VAEs were trained with reflected edges, all others with zeros.
 
 Known by metadata (`vae_manager.padding`, which `convert` writes, or `padding_mode` in a diffusers folder's
-config.json), or by the name: "EQ" as a word of its own, as in EQ-SDXL-VAE and MS-LC-EQ-D-VR. The tensors tell nothing.
+config.json), or by the name: "EQ" as a word of its own, as in EQ-SDXL-VAE, MS-LC-EQ-D-VR and EQB7. The tensors tell
+nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from vae_manager.library.tensors import read_header
 KEY = "vae_manager.padding"
 """In a safetensors file's metadata."""
 
-_EQ = re.compile(r"(?<![a-z0-9])eq(?![a-z0-9])|(?<![a-z0-9])eq(?=vae)", re.IGNORECASE)
+_EQ = re.compile(r"(?<![a-z])eq(?:b\d+)?(?![a-z0-9])|(?<![a-z0-9])eq(?=vae)", re.IGNORECASE)
 
 
 def padding_of(name: str, metadata: Mapping[str, str]) -> Padding | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from vae_manager.errors import BadInputError, VaeFileError, os_reason
 from vae_manager.library.files import VaeFile, vae_file
+from vae_manager.library.padding import padding_of_file
 from vae_manager.library.tensors import is_safetensors_name
 from vae_manager.selection.card import card_vae
 from vae_manager.selection.checkpoint import Checkpoint
@@ -330,6 +331,8 @@ def _certain(job: _Job, checkpoint: Checkpoint) -> Iterator[VaeFile]:
 
 
 def _is_certain(checkpoint: Checkpoint, vae: VaeFile) -> bool:
+    if padding_of_file(vae) == "reflect":
+        return False  # an EQ-VAE's latents are those of models that were trained with it, and of no others
     facts = checkpoint.vae_facts(vae)
     return facts.latents.certain and facts.channels is not None and facts.latents.firm == checkpoint.latents.firm
 

@@ -45,6 +45,8 @@ class Made:
     vae: Version
     """The VAE file's version, or the checkpoint's own where the baked one decoded."""
     fault: Fault | None = None
+    intended: str | None = None
+    """What its pictures are on purpose, "… is made darker on purpose": colours that look wrong then are none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +136,8 @@ class Colors:
             return Finished(correct(picture, adjustment(**wish.by_hand), wish.strength).to(picture.dtype))
         if wish.mode == "match":
             return _matched(picture, wish, began)
+        if made.intended is not None and made.fault is None and self.calibration(made) is None:
+            return Finished(picture, f"{made.intended}; left as it is")
         found = self._diagnosed(picture, made, began, first, own)
         done, found = treat(picture, found, wish.strength)
         return Finished(_held(done.to(picture.dtype), began), said_of(found))

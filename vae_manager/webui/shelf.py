@@ -15,6 +15,7 @@ from vae_manager.codec.cache import StateCache
 from vae_manager.errors import VaeFileError
 from vae_manager.library.files import VaeFile, find_vaes, vae_file
 from vae_manager.library.hashing import HashCache
+from vae_manager.library.known import on_purpose
 from vae_manager.selection.checkpoint import Checkpoint
 from vae_manager.selection.decision import BAKED, Decision, Part, Step
 from vae_manager.selection.examiner import Examiner
@@ -233,7 +234,9 @@ class Shelf:
         own = vae_file(job.own) if choice.kind == "host" and job.own else None
         vae = choice.vae or own or checkpoint
         problems = self.chooser.facts.health(vae)  # as far as it was looked at in the background
-        return Made(checkpoint.version, vae.version, vae_fault(job.hashes.get(vae.path), problems))
+        sha256 = job.hashes.get(vae.path)
+        intended = None if vae is checkpoint else on_purpose(vae.path.name, sha256)
+        return Made(checkpoint.version, vae.version, vae_fault(sha256, problems), intended)
 
     def look_after(self, job: Job) -> None:
         """Keep what the job has used, where the user wants that, and find out what the next decision may need."""
