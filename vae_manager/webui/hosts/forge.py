@@ -29,8 +29,8 @@ class Forge(Host):
         return getattr(getattr(model.forge_objects, "vae", None), "first_stage_model", None)
 
     def latent_format(self, model: Any) -> LoadedFormat | None:
-        held = getattr(getattr(model, "model_config", None), "latent_format", None)
-        return format_of(held) or super().latent_format(model)
+        config = getattr(model, "model_config", None)
+        return format_of(getattr(config, "latent_format", None)) or super().latent_format(model)
 
     def loaded_vae(self, model: Any) -> Path | None:
         # `sd_vae.loaded_vae_file` is never set here: a VAE comes in as one of the modules
