@@ -12,6 +12,7 @@ from torch import nn
 
 from tests.latents.files import halves, write_safetensors
 from tests.latents.models import MODELS
+from tests.test_models import VAES
 from tests.webui.test_session import OneModel, Z
 from vae_manager.codec.kinds.tiny.network import TinyAutoencoder, TinyConfig
 from vae_manager.errors import VaeFileError
@@ -58,6 +59,21 @@ def test_a_model_that_is_to_be_loaded_and_whose_vae_is_the_hosts_is_promised_not
         assert session.shelf.about(choice)[0] == (
             f"{choice} was not used: this model has {what}, which VAE Manager leaves to the WebUI."
         )
+    session.shut_down()
+
+
+def test_lists_and_cards_go_by_the_loaded_model_and_mark_what_no_webui_can_be_given(host: OneModel):
+    """The header of what is loaded tells nothing here; its first stage takes four channels."""
+    folder = host.folder / "VAE"
+    for stem in ("ae", "qwen_image_vae", "wan2.2_vae", "sdxl_vae"):
+        write_safetensors(folder / f"{stem}.safetensors", halves(VAES[stem][1]()))
+    write_safetensors(host.folder / "model.safetensors", {"something.new": ("F16", (1,))})
+    session = Session(host, Options(1 << 30))
+    against = {offer.file.stem: offer.against for offer in session.shelf.offers()}
+    assert not against["b"] and not against["sdxl_vae"]
+    assert against["ae"].endswith("is one with 4-channel latents; choose a VAE of that family.")
+    for stem in ("qwen_image_vae", "wan2.2_vae"):
+        assert "it is a video autoencoder (Wan or Qwen), which only its own WebUI can put into a model" in against[stem]
     session.shut_down()
 
 

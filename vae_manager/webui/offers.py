@@ -59,10 +59,19 @@ def offers_of(
     return tuple(sorted(offers, key=lambda offer: bool(offer.against)))
 
 
+def _against(file: VaeFile, checkpoint: Checkpoint | None) -> str:
+    """Why a VAE is not for the checkpoint; empty where it is, or where nothing is known against it."""
+    if checkpoint is None:
+        return ""
+    if (own := checkpoint.hosts_own) is not None:
+        return f"{checkpoint.file.path.name} has {own}, which VAE Manager leaves to the WebUI."
+    return checkpoint.misfit(file) or ""
+
+
 def _offer(file: VaeFile, facts: FactsCache, hashes: HashCache, checkpoint: Checkpoint | None) -> Offer:
     try:
         found = checkpoint.vae_facts(file) if checkpoint else facts.vae(file)
-        against = (checkpoint.misfit(file) if checkpoint else None) or ""
+        against = _against(file, checkpoint)
         damage = next(iter(facts.health(file)), None)
     except VaeFileError as error:
         return Offer(file, against=error.sentence(file.name))

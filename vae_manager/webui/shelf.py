@@ -111,9 +111,7 @@ class Shelf:
         if refresh or time.monotonic() > self._offered[0]:
             files = [file for file in self.files() if _is_text(file.name)] if self.names(refresh) else []
             try:
-                place = self.host.next_checkpoint()
-                checkpoint = self.chooser.checkpoint(*place) if place is not None else None
-                offers = offers_of(files, self.chooser.facts, self.hashes, checkpoint)
+                offers = offers_of(files, self.chooser.facts, self.hashes, self._next()[1])
                 self.chooser.save()
             except Exception:
                 log.exception("VAE Manager could not say which VAEs fit")
@@ -147,6 +145,16 @@ class Shelf:
         path, name = self.host.checkpoint(model), self.host.checkpoint_name(model)
         return self.chooser.checkpoint(path, name, self.host.latent_format(model))
 
+    def _next(self) -> tuple[Any | None, Checkpoint | None]:
+        """The checkpoint that the next picture is made with, None where there is none; and its model, where that is
+        the one that is loaded."""
+        model, place = self.host.current_model(), self.host.next_checkpoint()
+        if place is None:
+            return None, None
+        if model is None or self.host.checkpoint(model) != place[0]:
+            return None, self.chooser.checkpoint(*place)
+        return model, self.checkpoint(model)
+
     def asked(self, settings: PanelSettings, model: Any | None, view: PictureJob | None = None) -> Asked:
         """What is asked for with this model loaded. The panel's line and a job both decide by this and nothing else, so
         that what the line promises is what the job gets.
@@ -172,10 +180,7 @@ class Shelf:
 
     def preview(self, settings: PanelSettings) -> tuple[Checkpoint, Decision] | None:
         """What the next picture's checkpoint would get with these settings; None while there is none."""
-        model, place = self.host.current_model(), self.host.next_checkpoint()
-        if place is not None and model is not None and self.host.checkpoint(model) != place[0]:
-            model = None  # what is loaded is another one
-        checkpoint = place and (self.chooser.checkpoint(*place) if model is None else self.checkpoint(model))
+        model, checkpoint = self._next()
         if checkpoint is None:
             return None
         asked = self.asked(settings, model)
