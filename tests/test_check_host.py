@@ -287,7 +287,8 @@ HOSTS: dict[str, dict[str, str]] = {
         "modules_forge/forge_version.py": "version = 'neo'\nrelease = '7.7'",
         "modules_forge/shared_options.py": "OPTIONS = {'forge_additional_modules': []}",
         "modules_forge/main_entry.py": "module_list = {}\nparameters = dict(checkpoint_info=None)",
-        "backend/diffusion_engine/base.py": "class ForgeObjects:\n    def __init__(self, vae):\n        self.vae = vae",
+        "backend/diffusion_engine/base.py": "class ForgeObjects:\n    def __init__(self, vae):\n        self.vae = vae"
+        "\nclass ForgeDiffusionEngine:\n    def __init__(self, config):\n        self.model_config = config\n",
         "backend/patcher/vae.py": "class VAE:\n    def __init__(self):\n        self.first_stage_model = None\n",
         "backend/nn/vae.py": KL + ENDS,
         "backend/memory_management.py": "VAE_ALWAYS_TILED = False\n\ndef get_free_memory(dev=None): ...",

@@ -200,6 +200,14 @@ _MODEL = (
         ),
         hosts=(REFORGE,),
     ),
+    Requirement(
+        "latent-format",
+        Attribute("model_config", ("backend/diffusion_engine/base.py",), assigned=True),
+        _FORGE,
+        uses=("model.model_config", "model.model_config.latent_format"),
+        hosts=(FORGE,),
+        without="a model's latents are told by the channels of its VAE and by its checkpoint's header",
+    ),
     *_weights(FORGE, "backend.nn.vae.IntegratedAutoencoderKL", "backend.nn.vae"),
     *_weights(
         REFORGE, "ldm_patched.ldm.models.autoencoder.AutoencoderKL", "ldm_patched.ldm.modules.diffusionmodules.model"

@@ -37,6 +37,8 @@ class LatentSpace:
     channels 128 at half the size."""
     normalised_by_vae: bool = False
     """Whether the numbers that make the model's latent of it lie in the VAE file (`bn.*`)."""
+    patched: bool = False
+    """Whether its VAE takes squares of pixels for one, as Wan 2.2's does: that layout is told here, not run."""
     video: bool = False
     """Whether a latent has frames: (N, C, T, h, w); a picture is one of them."""
     family: str = ""
@@ -104,8 +106,9 @@ SPACES = MappingProxyType({
         LatentSpace("wan21", "Wan 2.1 and Qwen-Image", 16, 8, "causal3d", mean=_WAN21_MEAN, std=_WAN21_STD,
                     video=True, family="wan"),
         LatentSpace("wan22", "Wan 2.2 5B", 48, 16, "causal3d", mean=_WAN22_MEAN, std=_WAN22_STD,
-                    video=True, family="wan"),
-        LatentSpace("qwen21", "Qwen-Image 2.1", 64, 16, "causal3d", mean=_QWEN21_MEAN, std=_QWEN21_STD),
+                    patched=True, video=True, family="wan"),
+        LatentSpace("qwen21", "Qwen-Image 2.1", 64, 16, "causal3d", mean=_QWEN21_MEAN, std=_QWEN21_STD,
+                    patched=True),
         # named, so that they are left alone
         LatentSpace("pixels", "pixels without a VAE", 3, 1, "pixels", 1.0),
         LatentSpace("ltx", "LTX-Video", 128, 32, "other", video=True),

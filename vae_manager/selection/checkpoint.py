@@ -88,7 +88,7 @@ class Checkpoint:
     @property
     def hosts_own(self) -> str | None:
         """What its VAE is, in words, where no WebUI's model can be given one by us; None: it can, or nobody knows."""
-        if self.space is None or self.space.topology == "kl":
+        if self.space is None or (self.space.decoded_here and not self.space.patched):
             return None
         if self.space.topology == "pixels":
             return self.space.title
