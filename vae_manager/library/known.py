@@ -44,14 +44,14 @@ QUIRKS = MappingProxyType(
 
 _PURPOSES = MappingProxyType(
     {
-        "dark": "darker",
-        "darker": "darker",
-        "darkness": "darker",
-        "sharp": "sharper",
-        "sharper": "sharper",
-        "vibrant": "more vivid",
-        "vivid": "more vivid",
-        "contrast": "stronger in contrast",
+        word: said
+        for words, said in (
+            ("dark darker darkness", "darker"),
+            ("sharp sharper", "sharper"),
+            ("vibrant vivid", "more vivid"),
+            ("contrast contrasty", "stronger in contrast"),
+        )
+        for word in words.split()
     }
 )
 """A word in a VAE's name → what its pictures are on purpose."""
