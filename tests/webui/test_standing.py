@@ -295,7 +295,7 @@ def test_a_hires_pass_with_another_model_is_decided_for_that_model(session: Sess
 
 def test_an_exact_decode_that_was_not_possible_is_not_claimed(session: Session, host: OneModel, monkeypatch):
     """Of two pictures the second one's stream fails."""
-    from vae_manager.webui import coder
+    from vae_manager.codec import coder
 
     job = Processing(["x", "x <vae:b>"])
     session.begin(job)

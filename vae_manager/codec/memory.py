@@ -13,6 +13,11 @@ from pathlib import Path
 
 import torch
 
+from vae_manager.errors import BadInputError
+
+MOST = 2.0**63
+"""No memory is as large."""
+
 UNKNOWN = 1 << 30
 """Bytes taken to be free on a device that does not tell: little enough for the smallest cards that are used."""
 
@@ -73,6 +78,24 @@ def release_cached(device: torch.device) -> None:
     """Give blocks that torch caches back to the driver."""
     if device.type in ("cuda", "mps", "xpu", "npu") and hasattr(module := getattr(torch, device.type), "empty_cache"):
         module.empty_cache()
+
+
+def read_bytes(text: str) -> int:
+    """An amount of memory as people write it, in bytes: '2GiB', '500MB', '1e9'.
+
+    Raises:
+        BadInputError: it is none.
+    """
+    match = re.fullmatch(r"([0-9.e]+)\s*(|[kmgt]i?b?|b)", text.strip().lower())
+    try:
+        number, unit = (float(match.group(1)), match.group(2)) if match else (0.0, "")
+    except ValueError:
+        number, unit = 0.0, ""
+    power = " kmgt".index(unit[0]) if unit and unit != "b" else 0
+    count = number * (1024 if "i" in unit else 1000) ** power
+    if not 1 <= count < MOST:
+        raise BadInputError(f"{text[:40]!r} is no amount of memory; write 2GiB or 500MB.")
+    return int(count)
 
 
 # --- devices

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ from vae_manager.codec.build import Autoencoder
 from vae_manager.codec.kinds.registry import takes_scaled
 from vae_manager.codec.kinds.scaling import of_model, to_model
 from vae_manager.codec.latents import Latent, load_latent, save_latent
+from vae_manager.codec.memory import read_bytes
 from vae_manager.codec.picture_files import loses_bits
 from vae_manager.codec.pictures import check_holds, check_written, load_picture, pad_to_multiple, save_picture
 from vae_manager.codec.streaming import (
@@ -37,9 +37,6 @@ from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.latents.spaces import SPACES, space_of, title_of
 from vae_manager.library.identify import Identity, identify
 from vae_manager.library.state import load_state
-
-MOST_MEMORY = 2.0**63
-"""Bytes that no computer has."""
 
 
 def encode_picture(args: argparse.Namespace) -> Result:
@@ -163,16 +160,7 @@ def memory_limit(args: argparse.Namespace) -> int | None:
         return None
     if args.mode == "whole":
         raise BadInputError("--memory-limit needs --mode exact or auto: the whole decode takes what it takes.")
-    match = re.fullmatch(r"([0-9.e]+)\s*(|[kmgt]i?b?|b)", args.memory_limit.strip().lower())
-    try:
-        number, unit = (float(match.group(1)), match.group(2)) if match else (0.0, "")
-    except ValueError:
-        number, unit = 0.0, ""
-    power = " kmgt".index(unit[0]) if unit and unit != "b" else 0
-    count = number * (1024 if "i" in unit else 1000) ** power
-    if not 1 <= count < MOST_MEMORY:
-        raise BadInputError(f"{args.memory_limit[:40]!r} is no amount of memory; write 2GiB or 500MB.")
-    return int(count)
+    return read_bytes(args.memory_limit)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from vae_manager.codec import coder
 from vae_manager.codec.cache import StateCache
+from vae_manager.codec.coder import Watch
 from vae_manager.codec.kinds.causal3d import KIND, picture_shape, picture_tensor
 from vae_manager.codec.kinds.causal3d.config import CausalConfig, read_config
 from vae_manager.codec.kinds.causal3d.names import canonical, is_causal
@@ -24,8 +26,6 @@ from vae_manager.library.files import VaeFile
 from vae_manager.library.layouts import detect_layout
 from vae_manager.library.state import load_state
 from vae_manager.library.tensors import open_tensors
-from vae_manager.webui import coder
-from vae_manager.webui.coder import Watch
 
 Way = Callable[[Tensor], Tensor]
 

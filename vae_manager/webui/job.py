@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vae_manager.codec.coder import Watch
 from vae_manager.codec.kinds.shapes import Padding
 from vae_manager.color.statistics import OwnEnds, own_ends
 from vae_manager.library.files import VaeFile
@@ -17,7 +18,6 @@ from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision, Par
 from vae_manager.selection.prompt_tags import refuse_vae_tag, take_vae_tag
 from vae_manager.selection.settings import ENCODE_VAE, HIRES_VAE, PanelSettings, by_hand, said_by, with_said
 from vae_manager.webui.chooser import Asked
-from vae_manager.webui.coder import Watch
 from vae_manager.webui.coloring import FirstPass, Made, Wish
 from vae_manager.webui.hosts.picture_job import PictureJob, Said
 from vae_manager.webui.infotext import SHORT_HASH, Recorded

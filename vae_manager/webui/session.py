@@ -12,10 +12,10 @@ import threading
 
 from torch import Tensor
 
+from vae_manager.codec import coder
 from vae_manager.errors import VaeFileError, VaeManagerError
 from vae_manager.selection.decision import Decision, Step
 from vae_manager.selection.settings import PanelSettings
-from vae_manager.webui import coder
 from vae_manager.webui.chooser import Asked
 from vae_manager.webui.coloring import reference_of, rounded
 from vae_manager.webui.deciding import decide, decide_again, decide_all, write_down

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vae_manager.codec import coder
 from vae_manager.errors import VaeFileError
 from vae_manager.latents.spaces import LatentSpace
 from vae_manager.library.files import VaeFile, vae_file
 from vae_manager.selection.decision import Decision, Part
-from vae_manager.webui import coder
 from vae_manager.webui.baked import has_baked
 from vae_manager.webui.coloring import rescaled
 from vae_manager.webui.deciding import decide, follow, write_down

@@ -64,9 +64,11 @@ def build(state: Mapping[str, Tensor], norm_groups: int) -> Autoencoder:
 
 def chain(vae: nn.Module, decodes: bool) -> Chain | None:
     from vae_manager.codec.kinds.causal3d.chain import causal_chain
-    from vae_manager.codec.kinds.causal3d.network import CausalAutoencoder
+    from vae_manager.codec.kinds.causal3d.network import CausalAutoencoder, Decoder, Encoder
 
-    return causal_chain(vae, decodes) if isinstance(vae, CausalAutoencoder) else None
+    half = getattr(vae, "decoder" if decodes else "encoder", None)
+    is_ours = isinstance(vae, CausalAutoencoder) or isinstance(half, Decoder if decodes else Encoder)
+    return causal_chain(vae, decodes) if is_ours else None
 
 
 KIND = Kind(

@@ -17,15 +17,15 @@ from vae_manager.codec.streaming.steps import Attend, Convolve, Step
 from vae_manager.errors import VaeFileError
 
 
-def causal_chain(vae: CausalAutoencoder, decodes: bool) -> Chain:
-    """Describe that half of `vae`.
+def causal_chain(vae: nn.Module, decodes: bool) -> Chain:
+    """Describe that half of `vae`, which may be all that it has.
 
     Raises:
         VaeFileError: there is no such half, or something in it cannot be streamed.
     """
-    if not decodes and not vae.config.encodes:
+    coder: Any = getattr(vae, "decoder" if decodes else "encoder", None)
+    if coder is None:
         raise VaeFileError("it has no encoder: not an autoencoder that can be streamed")
-    coder = vae.decoder if decodes else vae.encoder
     stages = _decoder_stages(coder) if decodes else _encoder_stages(coder)
     return Chain(
         decodes,
@@ -35,7 +35,7 @@ def causal_chain(vae: CausalAutoencoder, decodes: bool) -> Chain:
         post=None if decodes else _around(vae, "quant_conv"),
         modes=("D",),
         rescales=False,
-        enlarges=vae.config.enlarges if decodes else 1,
+        enlarges=vae.config.enlarges if decodes and isinstance(vae, CausalAutoencoder) else 1,
     )
 
 

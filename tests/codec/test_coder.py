@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from tests.codec.streaming_vaes import peak_bytes
 from tests.conftest import make_vae
+from vae_manager.codec import coder
+from vae_manager.codec.coder import Watch, run
 from vae_manager.codec.streaming import plan_decode
-from vae_manager.webui import coder
-from vae_manager.webui.coder import Watch, run
 
 Z = torch.linspace(-3, 3, 4 * 9 * 7).reshape(1, 4, 9, 7)
 LEVEL = 2 / 255
@@ -62,7 +62,7 @@ def test_what_fits_comfortably_is_the_hosts_own_result_bit_for_bit(vae, mode: st
 
 def test_auto_streams_where_the_whole_would_be_a_close_call(vae):
     told = Told()
-    plan = coder._plan(vae.decoder, Z, True, "exact", None, told.watch)
+    plan = coder._plan(vae.decoder, tuple(Z.shape), Z.device, True, "exact", None, told.watch)
     assert plan is not None
     told = Told(free_memory=lambda device: int(plan.peak_bytes * 1.5))
     decode(vae, "auto", told, inner=lambda z: pytest.fail("the host's own way was taken"))

@@ -1,7 +1,7 @@
-"""How one picture goes through the host's decoder or encoder: in one piece, or streamed with the same pixels.
+"""How one picture goes through a host's decoder or encoder: in one piece, or streamed with the same pixels.
 
-`run` stands around the `forward` of either. It never makes things worse: what goes wrong in here ends in the host's
-own result, and is told once.
+`run` stands around the `forward` of either, whosever it is: a WebUI's, ComfyUI's, diffusers'. It never makes things
+worse: what goes wrong in here ends in the host's own result, and is told once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vae_manager.codec.kinds.network import Network
+from vae_manager.codec.kinds.registry import chain_of
 from vae_manager.codec.memory import free_bytes, is_out_of_memory, release_cached
 from vae_manager.codec.streaming.api import plan_decode, plan_encode, stream_decode, stream_encode
 from vae_manager.codec.streaming.plan import Plan
@@ -28,8 +29,14 @@ WHOLE_OVER_A = 2.7
 """Memory of a whole decode over that of mode A: ldm's `x * sigmoid(x)` holds 65,568 elements for each latent pixel
 at 128 channels, where mode A holds 24,576 (docs/tiling.md)."""
 
+WHOLE_MAPS = 8
+"""Maps of the widest layer that a whole run of a kind without mode A is taken to hold; too many only streams early."""
+
 COMFORT = 0.5
 """Share of the free memory that a whole decode may take before `auto` streams: it must never be a close call."""
+
+Shape4 = tuple[int, ...]
+"""(N, C, height, width)."""
 
 APPROXIMATE = {True: 64, False: 512}
 """Longest side of the latent (decoding) or picture (encoding) that an interrupted run still computes."""
@@ -53,6 +60,14 @@ class Watch:
     """The VAEs whose activations have overflowed half precision."""
     streamed: list[str] = field(default_factory=list)
     """One line for every picture that was streamed."""
+    own: str = "the WebUI's own"
+    """What the host's own way is called in sentences."""
+    promised: Callable[[Plan], None] = lambda plan: None
+    """Told the plan of every run before it begins."""
+    progress: Callable[[int, int], None] = lambda done, total: None
+    """Told after every strip how much is done."""
+    approximates: bool = True
+    """An interrupted run ends in a quick approximation; False: in `Interrupted`."""
 
 
 class _Only(nn.Module):
@@ -85,10 +100,11 @@ def run(
     if not _finite(x):
         return inner(x)  # no precision helps what comes in broken, and no VAE is to blame for it
     try:
-        plan = _plan(coder, x, decodes, mode, vae, watch)
+        plan = _plan(coder, tuple(x.shape), x.device, decodes, mode, vae, watch)
     except VaeManagerError as error:  # not a KL autoencoder's coder, or too large for any mode
         if mode == "exact" or isinstance(error, MemoryLimitError):
-            watch.warn(f"The exact {_noun(decodes)} is not possible here: {error}. The WebUI's own was used.")
+            own = watch.own[:1].upper() + watch.own[1:]
+            watch.warn(f"The exact {_noun(decodes)} is not possible here: {error}. {own} was used.")
         plan = None
     if plan is not None:
         streamed = _streamed(inner, coder, x, plan, vae, watch)
@@ -109,22 +125,47 @@ def run(
     return result
 
 
-def _plan(coder: nn.Module, x: Tensor, decodes: bool, mode: str, vae: Any, watch: Watch) -> Plan | None:
+def foreseen(
+    coder: nn.Module, shape: Shape4, device: torch.device, decodes: bool, mode: str, watch: Watch
+) -> int | None:
+    """Bytes that a run of this shape will add to the memory of the device, for a host that makes room beforehand; None
+    where the host's own way will be taken, or nothing is known. Where nothing fits into what is free now, the least."""
+    try:
+        plan = _plan(coder, shape, device, decodes, mode, None, watch)
+    except MemoryLimitError:
+        make = plan_decode if decodes else plan_encode
+        return make(_vae_of(decodes, coder), shape, device=device, memory_limit=1 << 62, mode="D").peak_bytes
+    except VaeManagerError:
+        return None
+    return None if plan is None else plan.peak_bytes
+
+
+def _plan(
+    coder: nn.Module, shape: Shape4, device: torch.device, decodes: bool, mode: str, vae: Any, watch: Watch
+) -> Plan | None:
     """How to stream; None: in one piece, by the host."""
     if mode == "whole" or (mode == "auto" and watch.tiler):
         return None
-    only, make, limit = _vae_of(decodes, coder), plan_decode if decodes else plan_encode, _limit(x.device, watch)
+    only, make, limit = _vae_of(decodes, coder), plan_decode if decodes else plan_encode, _limit(device, watch)
     dtype = torch.float32 if vae in watch.wide else None
-    if mode == "auto" and dtype is None:
-        whole = WHOLE_OVER_A * make(only, tuple(x.shape), device=x.device, memory_limit=1 << 62, mode="A").peak_bytes
-        if whole <= COMFORT * limit:
-            return None
+    if mode == "auto" and dtype is None and _whole_bytes(only, shape, device, decodes) <= COMFORT * limit:
+        return None
     try:
-        return make(only, tuple(x.shape), dtype=dtype, device=x.device, memory_limit=limit)
+        return make(only, shape, dtype=dtype, device=device, memory_limit=limit)
     except MemoryLimitError:
-        if x.device.type == "cpu":
+        if device.type == "cpu":
             raise
-        return make(only, tuple(x.shape), dtype=dtype, device=x.device, memory_limit=limit, storage="cpu")
+        return make(only, shape, dtype=dtype, device=device, memory_limit=limit, storage="cpu")
+
+
+def _whole_bytes(only: nn.Module, shape: Shape4, device: torch.device, decodes: bool) -> float:
+    """What the host's own way may take, in one piece."""
+    chain, make = chain_of(only, decodes), plan_decode if decodes else plan_encode
+    if "A" in chain.modes:
+        return WHOLE_OVER_A * make(only, shape, device=device, memory_limit=1 << 62, mode="A").peak_bytes
+    channels = max(max(step.c_in, step.c_out) for step in chain.steps)
+    height, width = chain.result_shape(*shape[2:])[1:] if decodes else shape[2:]
+    return WHOLE_MAPS * channels * height * width * shape[0] * chain.weight.dtype.itemsize
 
 
 def _limit(device: torch.device, watch: Watch) -> int:
@@ -141,8 +182,10 @@ def _streamed(
 
     def progress(done: int, total: int) -> None:
         watch.say(f"VAE {noun}: {100 * done // total} %")
+        watch.progress(done, total)
 
     try:
+        watch.promised(plan)
         # a host's autocast would round inside what is exact
         with _no_autocast(x.device):
             found = stream(
@@ -153,6 +196,8 @@ def _streamed(
                 should_stop=None if before else watch.interrupted,
             )
     except Interrupted:
+        if not watch.approximates:
+            raise
         watch.warn(f"The {noun} was interrupted; what you see is a quick approximation.")
         return _approximate(inner, x, plan.decodes)
     except Exception as error:
@@ -160,7 +205,7 @@ def _streamed(
             log.warning("The exact %s failed: %s", noun, error)
         else:
             log.exception("The exact %s failed", noun)
-        watch.warn(f"The exact {noun} failed ({error}); the WebUI's own was used.")
+        watch.warn(f"The exact {noun} failed ({error}); {watch.own} was used.")
         return None
     finally:
         watch.say(None)
@@ -185,7 +230,7 @@ def _rescue(
     """The result that the host's own way did not give: it ran out of memory, or overflowed half precision."""
     release_cached(x.device)
     try:
-        plan = _plan(coder, x, decodes, "exact", vae, watch)
+        plan = _plan(coder, tuple(x.shape), x.device, decodes, "exact", vae, watch)
     except VaeManagerError:
         return None
     return _streamed(inner, coder, x, plan, vae, watch) if plan else None
