@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mutant_list import Mutant, of
 
-CODER = "tests/webui/test_coder.py"
+CODER = "tests/codec/test_coder.py"
 HOSTS = "tests/webui/test_hosts.py"
 JOBS = "tests/webui/test_kinds_of_fault.py"
 PICTURES = "tests/webui/test_pictures.py"
@@ -12,7 +12,7 @@ SESSION = "tests/webui/test_session.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     *of(
-        "webui/coder",
+        "codec/coder",
         CODER,
         comfort_of_nine_tenths=("COMFORT = 0.5", "COMFORT = 0.9"),
         autocast_left_on=("torch.autocast(device.type, enabled=False)", "torch.autocast(device.type, enabled=True)"),

@@ -200,6 +200,7 @@ def _attempt(
     progress.start(result.index, pass_work(chain, plan))
     try:
         stream(chain, picture, plan, result.put, progress)
+        result.check()
     except NotFinite:
         return NotFinite()
     except (RuntimeError, MemoryError) as error:
@@ -224,20 +225,29 @@ class _Result:
     def begin(self, index: int, dtype: torch.dtype) -> None:
         """Go to the first row of a picture that is computed in this dtype, which the result has to hold."""
         self.index, self._y = index, 0
+        self._finite: Tensor | None = None
         self._computed_in, self.dtype = dtype, torch.promote_types(self.dtype, dtype)
         if self.tensor is not None:
             self.tensor = self.tensor.to(self.dtype)
 
     def put(self, strip: Tensor) -> None:
-        # In a half precision, what is not finite has overflowed; otherwise it was so in the input.
-        if self._computed_in in (torch.float16, torch.bfloat16) and not bool(torch.isfinite(strip).all()):
-            raise NotFinite
+        if self._computed_in in (torch.float16, torch.bfloat16):
+            finite = torch.isfinite(strip).all()
+            self._finite = finite if self._finite is None else self._finite & finite
         rows, y = strip.permute(2, 0, 1), self._y
         self._y += strip.shape[0]
         if self.tensor is not None:
             self.tensor[self.index, :, y : self._y] = rows
         elif self._on_rows is not None:
             self._on_rows(self.index, y, rows)
+
+    def check(self) -> None:
+        """Raise NotFinite where a half precision has overflowed; otherwise what is not finite was so in the input.
+
+        Asked once for a picture: the answer waits for all that the device has to do.
+        """
+        if self._finite is not None and not bool(self._finite):
+            raise NotFinite
 
 
 class _Progress:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from vae_manager.codec.streaming.constants import Constants
 from vae_manager.codec.streaming.heap import Heap
 from vae_manager.codec.streaming.kernels import Scratch
 from vae_manager.codec.streaming.moments import Moments, norm_affine
@@ -50,6 +51,7 @@ class Run:
     tick: Callable[[float], None]
     """Called after every strip with the share of the pass that is done; may raise to stop."""
     heap: Heap
+    constants: Constants
     scratch: Scratch = field(default_factory=Scratch)
 
     @property
@@ -65,7 +67,7 @@ class Run:
         """The norm of a measured map as scale and shift per channel, where the map is computed."""
         assert before.moments is not None, "a norm's input is always measured first"
         dtype = self.dtype if self.dtype == torch.float64 else torch.float32
-        scale, shift = norm_affine(before.moments, norm, before.exponent)
+        scale, shift = norm_affine(before.moments, norm, before.exponent, self.constants)
         return scale.to(self.device, dtype), shift.to(self.device, dtype)
 
 

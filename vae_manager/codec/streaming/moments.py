@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vae_manager.codec.streaming.constants import Constants
+
 SHORT = 64
 """Pixels that are summed in float32 before float64 takes over. Some decoders have pixels a thousand times larger than
 the others (a few dark or bright dots in the picture): in one long float32 sum of squares, the others would be lost."""
@@ -56,16 +58,19 @@ def strip_moments(x: Tensor) -> tuple[int, Tensor, Tensor]:
 
 def merge(parts: list[tuple[int, Tensor, Tensor]]) -> Moments:
     """Moments of a map from those of its strips: M2 = Σ n·var + Σ n·(mean − m)² with m = Σ n·mean / Σ n."""
+    total = sum(n for n, _, _ in parts)
     counts = torch.tensor([n for n, _, _ in parts], dtype=torch.float64)[:, None]
-    means = torch.stack([mean for _, mean, _ in parts]).to("cpu").double()
-    variances = torch.stack([var for _, _, var in parts]).to("cpu").double()
-    total = counts.sum()
+    # one copy: each waits for all that the device has to do
+    found = torch.stack([*(mean for _, mean, _ in parts), *(var for _, _, var in parts)]).to("cpu").double()
+    means, variances = found.chunk(2)
     mean = (counts * means).sum(0) / total
     m2 = (counts * variances).sum(0) + (counts * (means - mean).square()).sum(0)
-    return Moments(int(total), mean, m2 / total)
+    return Moments(total, mean, m2 / total)
 
 
-def norm_affine(moments: Moments, norm: Any, exponent: int = 0) -> tuple[Tensor, Tensor]:
+def norm_affine(
+    moments: Moments, norm: Any, exponent: int = 0, constants: Constants | None = None
+) -> tuple[Tensor, Tensor]:
     """GroupNorm of the map as scale and shift per channel: norm(x) = x·scale + shift (Wu & He 2018, eq. 1-6).
 
     Every channel of a group has the same pixel count, so the group's variance is the mean of its channels'
@@ -77,6 +82,7 @@ def norm_affine(moments: Moments, norm: Any, exponent: int = 0) -> tuple[Tensor,
     mean = means.mean(1, keepdim=True)
     var = variances.mean(1, keepdim=True) + (means - mean).square().mean(1, keepdim=True)
     rstd = torch.rsqrt(var + norm.eps * 4.0**-exponent).expand_as(means).reshape(-1)
-    scale = rstd if norm.weight is None else rstd * norm.weight.detach().to("cpu").double()
+    weight, bias = (constants or Constants([norm])).of_norm(norm)
+    scale = rstd if weight is None else rstd * weight
     shift = -mean.expand_as(means).reshape(-1) * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.detach().to("cpu").double()
+    return scale, shift if bias is None else shift + bias

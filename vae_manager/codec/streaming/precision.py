@@ -14,11 +14,11 @@ divided by more than it needs loses nothing either.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from vae_manager.codec.streaming.constants import Pair
 from vae_manager.codec.streaming.moments import Moments
 
 LARGEST = 2.0**15
@@ -35,11 +35,11 @@ def activated_amplitude(moments: Moments, scale: Tensor, shift: Tensor) -> Tenso
     return (moments.mean * scale + shift).abs() + 8 * moments.var.sqrt() * scale.abs()
 
 
-def convolved_amplitude(conv: Any, incoming: Tensor) -> Tensor:
-    """Bound (C',) of a convolution's output for an input of these amplitudes (C,)."""
-    weight = conv.weight.detach().to("cpu").double()
-    bound = weight.abs().sum(dim=(2, 3)) @ incoming
-    return bound if conv.bias is None else bound + conv.bias.detach().to("cpu").double().abs()
+def convolved_amplitude(magnitudes: Pair, incoming: Tensor) -> Tensor:
+    """Bound (C',) of a convolution's output for an input of these amplitudes (C,); see `Constants.magnitudes`."""
+    sums, bias = magnitudes
+    bound = sums @ incoming
+    return bound if bias is None else bound + bias
 
 
 def exponent_for(bound: Tensor, dtype: torch.dtype) -> int:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from vae_manager.codec.streaming import precision
 from vae_manager.codec.streaming.chain import Chain, Stage
+from vae_manager.codec.streaming.constants import Constants
 from vae_manager.codec.streaming.flow import SPARE, Flow, NotFinite, Point, Run, Size
 from vae_manager.codec.streaming.heap import Heap
 from vae_manager.codec.streaming.kernels import live_weight
@@ -46,7 +47,8 @@ def stream(chain: Chain, picture: Tensor, plan: Plan, emit: Callable[[Tensor], N
     x = picture.to(plan.device, plan.dtype).permute(1, 2, 0).contiguous()
     x = x if chain.enter is None else chain.enter(x)
     x = x if chain.pre is None else _pointwise(x, chain.pre)
-    amplitude = x.abs().amax(dim=(0, 1)).to("cpu").double() if chain.rescales else None
+    bounded = chain.rescales and plan.dtype == torch.float16
+    amplitude = x.abs().amax(dim=(0, 1)).to("cpu").double() if bounded else None
     source, point = Map(x.shape[0], plan.device), Point(None, amplitude)
     source.append(x)
     del x
@@ -57,7 +59,10 @@ def stream(chain: Chain, picture: Tensor, plan: Plan, emit: Callable[[Tensor], N
         emit(strip if chain.leave is None else chain.leave(strip))
 
     heap = Heap(plan.peak_bytes, plan.device)
-    run = Run(plan.device, plan.dtype, chain.padding, plan.attention_bytes, plan.sides[0], progress.tick, heap)
+    constants = Constants(step.norm for step in chain.steps if step.norm is not None)
+    run = Run(
+        plan.device, plan.dtype, chain.padding, plan.attention_bytes, plan.sides[0], progress.tick, heap, constants
+    )
     grids = chain.grids(*plan.shape[2:])
     for n, stage in enumerate(chain.stages):
         last = n + 1 == len(chain.stages)
@@ -195,7 +200,7 @@ class _Stage:
         """What is known of the map behind step `i` before it is measured. The result itself is never rescaled."""
         if self.emit is not None and i + 1 == len(self.stage.steps):
             return Point(None, flow.point.amplitude)
-        return step.bound(flow.point, flow.x.point if flow.x is not None else None, self.run.dtype)
+        return step.bound(flow.point, flow.x.point if flow.x is not None else None, self.run)
 
 
 def _in_step(flow: Flow, stored: Strips) -> Strips:

@@ -214,22 +214,23 @@ class Convolve:
 
     # --- range
 
-    def bound(self, before: Point, x: Point | None, dtype: torch.dtype) -> Point:
+    def bound(self, before: Point, x: Point | None, run: Run) -> Point:
         """What is known of the result before it is measured; `x` is what waits, where the step closes a block."""
-        amplitude = before.amplitude
-        if dtype != torch.float16 or amplitude is None or self.pixel_norm is not None:
+        amplitude, magnitudes = before.amplitude, run.constants.magnitudes
+        if run.dtype != torch.float16 or amplitude is None or self.pixel_norm is not None:
             return Point()
         if self.norm is not None:
             assert before.moments is not None, "a norm's input is always measured first"
-            scale, shift = norm_affine(before.moments, self.norm, before.exponent)
+            scale, shift = norm_affine(before.moments, self.norm, before.exponent, run.constants)
             amplitude = precision.activated_amplitude(before.moments, scale, shift)
-        bound = precision.convolved_amplitude(self.conv, amplitude)
+        bound = precision.convolved_amplitude(magnitudes(self.conv), amplitude)
         if self.closes:
             waits = x.amplitude if x is not None else None
             if waits is None:
                 return Point()
-            bound = bound + (waits if self.skip is None else precision.convolved_amplitude(self.skip, waits))
-        return Point(None, bound, precision.exponent_for(bound, dtype))
+            skipped = waits if self.skip is None else precision.convolved_amplitude(magnitudes(self.skip), waits)
+            bound = bound + skipped
+        return Point(None, bound, precision.exponent_for(bound, run.dtype))
 
 
 @dataclass(frozen=True, eq=False)
