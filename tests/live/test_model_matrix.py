@@ -5,6 +5,7 @@ One WebUI without us makes each model's pictures first: with its own VAE, and wi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,8 @@ def runnable(kind: str) -> tuple[Model, ...]:
 
 @pytest.fixture(scope="module")
 def zoo(webui_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    return write_zoo(tmp_path_factory.mktemp("zoo"), runnable(kind_of(webui_dir)))
+    kept = os.environ.get("WEBUI_ZOO")
+    return write_zoo(Path(kept) if kept else tmp_path_factory.mktemp("zoo"), runnable(kind_of(webui_dir)))
 
 
 def new_webui(webui_dir: Path, data: Path, zoo: Zoo) -> WebUI:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def vae_state(space: str, tint: str) -> tuple[State, dict[str, str]]:
     """A VAE of a latent space that tints its pictures, and its metadata; the tints differ in all weights."""
     state, metadata = VAES[space](len(tint))
     state[LAST.get(space, "decoder.conv_out.bias")] = torch.tensor(TINTS[tint], dtype=torch.float16)
-    return state, {"format": "pt", **metadata}
+    return state, metadata
 
 
 # --- files
@@ -169,30 +170,38 @@ class Zoo:
 
 
 def write_zoo(root: Path, models: tuple[Model, ...]) -> Zoo:
-    """Write these models, and the VAEs that are theirs or are refused for them."""
+    """Write these models, and the VAEs that are theirs or are refused for them; files that are there stay."""
     zoo = Zoo(root / "Stable-diffusion", root / "VAE", root / "text_encoder")
     for folder in (zoo.checkpoints, zoo.vaes, zoo.encoders):
-        folder.mkdir(parents=True)
-    for seed, model in enumerate(models, start=20):
-        _write_checkpoint(zoo.checkpoints, model, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+    for model in models:
+        _write(zoo.checkpoints / model.file, partial(_checkpoint, model))
+        if model.config:  # JSON is YAML too
+            (zoo.checkpoints / f"{model.id}.yaml").write_text(json.dumps(model.config()), encoding="utf-8")
         for name, shapes in model.encoders.items():
-            if not (file := zoo.encoders / f"{name}.safetensors").exists():
-                save_file(random_weights(shapes(), 7, pooled=True), str(file), {"format": "pt"})
-        for space in (model.vae, *model.refused):
-            for tint in TINTS:
-                file = zoo.vaes / f"{space}-{tint}.safetensors"
-                if not file.exists() and (tint != "default" or (space == model.vae and not model.baked)):
-                    state, metadata = vae_state(space, tint)
-                    save_file(state, str(file), metadata)
+            _write(zoo.encoders / f"{name}.safetensors", partial(_encoder, shapes))
+        tints = ("red", "green") if model.baked else tuple(TINTS)
+        for space, tint in (*((model.vae, t) for t in tints), *((space, "red") for space in model.refused)):
+            _write(zoo.vaes / f"{space}-{tint}.safetensors", partial(vae_state, space, tint))
     return zoo
 
 
-def _write_checkpoint(folder: Path, model: Model, seed: int) -> None:
+def _write(path: Path, make: Callable[[], tuple[State, dict[str, str]]]) -> None:
+    if not path.exists():
+        state, metadata = make()
+        save_file(state, f"{path}.part", {"format": "pt", **metadata})
+        Path(f"{path}.part").rename(path)
+
+
+def _checkpoint(model: Model) -> tuple[State, dict[str, str]]:
     shapes, metadata = model.checkpoint()
-    state = random_weights(shapes, seed, torch.float16 if model.baked else torch.bfloat16, pooled=True)
+    seed, dtype = 20 + MODELS.index(model), torch.float16 if model.baked else torch.bfloat16
+    state = random_weights(shapes, seed, dtype, pooled=True)
     if model.baked:
         baked, _ = vae_state(model.vae, "default")
         state |= {model.baked + name: tensor for name, tensor in baked.items()}
-    save_file(state, str(folder / model.file), {"format": "pt", **metadata})
-    if model.config:  # JSON is YAML too
-        (folder / f"{model.id}.yaml").write_text(json.dumps(model.config()), encoding="utf-8")
+    return state, metadata
+
+
+def _encoder(shapes: Callable[[], Shapes]) -> tuple[State, dict[str, str]]:
+    return random_weights(shapes(), 7, pooled=True), {}
