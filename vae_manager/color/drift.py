@@ -62,8 +62,9 @@ def hold(pixels: Tensor, reference: Tensor, changed: Tensor | None = None) -> Te
 def low_drift(pixels: Tensor, reference: Tensor, changed: Tensor | None = None) -> Tensor:
     """The smooth field (3, H, W) that gives blocks of `CELL` pixels the mean colours that they have in `reference`, as
     far as they still show the same."""
-    grid = tuple(max(2, round(side / CELL)) for side in pixels.shape[1:])
-    small = F.adaptive_avg_pool2d(pixels, [PARTS * side for side in grid])
+    rows, columns = (max(2, round(side / CELL)) for side in pixels.shape[1:])
+    grid = rows, columns
+    small = F.adaptive_avg_pool2d(pixels, (PARTS * rows, PARTS * columns))
     wanted = F.adaptive_avg_pool2d(reference.to(pixels), grid)
     missing = wanted - F.adaptive_avg_pool2d(small, grid)
     weight = (1 - (missing.abs().amax(0) / STRANGE).clamp(max=1) ** 2) ** 2

@@ -116,11 +116,8 @@ def read_owner(value: Any) -> Owner | None:
 
 def _preset(entry: Mapping[str, Any]) -> Preset:
     """What an entry says; a field that makes no sense counts as left open."""
-    return Preset(
-        *(_wish(entry.get(setting.key), setting.default) for setting in VAES),
-        _said(entry),
-        entry.get("remembered") is True,
-    )
+    vae, encode_vae, hires_vae = (_wish(entry.get(setting.key), setting.default) for setting in VAES)
+    return Preset(vae, encode_vae, hires_vae, _said(entry), entry.get("remembered") is True)
 
 
 def _said(entry: Mapping[str, Any]) -> Said:

@@ -30,7 +30,7 @@ def register_cards(offers: Callable[[bool], Sequence[Offer]], folders: Callable[
     from modules import shared, ui_extra_networks
     from modules.ui_extra_networks import ExtraNetworksPage, quote_js
 
-    class VaePage(ExtraNetworksPage):
+    class VaePage(ExtraNetworksPage):  # pyright: ignore[reportUntypedBaseClass]
         """A page of the WebUI's: its methods are called by the WebUI."""
 
         def __init__(self) -> None:
