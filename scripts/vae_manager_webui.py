@@ -17,12 +17,14 @@ from vae_manager.webui import (
     hosts,
     infotext,
     options,
+    page_offer,
     panel,
     paste,
     presets,
     xyz,
 )
 from vae_manager.webui.hosts import cards_page
+from vae_manager.webui.hosts.page_components import PageComponents
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.session import Session
 
@@ -31,6 +33,7 @@ log = logging.getLogger("vae_manager")
 session = Session(hosts.current_host(), options.read_options(shared.opts))
 session.host.install_guards(session.guards())
 shelf = session.shelf
+components = PageComponents()
 
 
 class VaeManager(scripts.Script):
@@ -43,19 +46,22 @@ class VaeManager(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool):
+        tab = "img2img" if is_img2img else "txt2img"
         built = panel.build_panel(
-            "img2img" if is_img2img else "txt2img",
+            tab,
             panel.Parts(InputAccordion, ToolButton),
             panel.Actions(
                 shelf.offers,
                 shelf.about,
-                lambda values: presets.save_preset(shelf, values),
+                lambda values, page: presets.save_preset(shelf, values, page),
                 lambda: presets.forget_preset(shelf),
                 lambda: presets.is_kept(shelf),
                 lambda values, reference: calibration.calibrate(shelf, values, reference),
                 shelf.chooser.presets,
+                lambda: page_offer.page_offer(shelf),
             ),
         )
+        components.when_complete(tab, built.connect)
         self.infotext_fields = paste.fields(built, shelf)
         self.paste_field_names = [str(key) for _, key in self.infotext_fields]
         return built.arguments()
@@ -94,6 +100,7 @@ class PromptTag(extra_networks.ExtraNetwork):
 
 
 def before_ui():
+    components.begin()
     extra_networks.register_extra_network(PromptTag())
     try:
         cards_page.register_cards(shelf.offers, shelf.host.vae_folders)
@@ -103,6 +110,7 @@ def before_ui():
 
 
 script_callbacks.on_before_ui(before_ui)
+script_callbacks.on_after_component(lambda component, **more: components.see(component))
 script_callbacks.on_model_loaded(lambda model: session.ensure())
 script_callbacks.on_script_unloaded(session.shut_down)
 script_callbacks.on_infotext_pasted(lambda text, params: paste.on_pasted(params, shelf))

@@ -59,7 +59,7 @@ class ExtraNetworksPage:
     def get_sort_keys(self, path): ...
     def read_user_metadata(self, item): ...
 """,
-    "modules/shared_state.py": "class State:\n    interrupted = skipped = textinfo = None\n",
+    "modules/shared_state.py": "class State:\n    interrupted = skipped = textinfo = job = None\n",
     "modules/extra_networks.py": """
 class ExtraNetwork:
     def activate(self, p, params_list): ...
@@ -110,6 +110,7 @@ class ScriptRunner:
     "modules/script_callbacks.py": "\n".join(
         f"def {name}(callback, *, name=None): ..."
         for name in (
+            "on_after_component",
             "on_before_ui",
             "on_model_loaded",
             "on_script_unloaded",

@@ -22,10 +22,12 @@ from vae_manager.selection.checkpoint import open_checkpoint
 from vae_manager.selection.choose import Wishes, choose
 from vae_manager.selection.facts import FactsCache
 from vae_manager.selection.names import VaeIndex
+from vae_manager.selection.page_fields import page_values_of
 from vae_manager.selection.presets import Preset, Presets, VaeWish
 from vae_manager.selection.prompt_tags import vae_tag
 from vae_manager.webui.describe import describe_choice
 from vae_manager.webui.offers import offers_of
+from vae_manager.webui.page_offer import PageOffer
 from vae_manager.webui.panel import Actions, Parts, build_panel
 
 FOLDER, PORT = Path(sys.argv[1]), int(sys.argv[2])
@@ -35,7 +37,7 @@ LOADED = ["first.safetensors"]
 PRESETS = Presets(FOLDER / "presets.json")
 MODELS = Path(tempfile.mkdtemp(prefix="vae-manager-page-"))
 for name, architecture in (("first", "stable-diffusion-v1"), ("second", "flux-1-dev")):
-    said = {"modelspec.architecture": architecture}
+    said = {"modelspec.architecture": architecture, "modelspec.resolution": "1024x768"}
     save_file({"x": np.zeros(1, np.float32)}, str(MODELS / f"{name}.safetensors"), said)
 
 
@@ -67,11 +69,16 @@ def cards():
 
 
 def checkpoint():
-    return open_checkpoint(FOLDER / "one.safetensors", "one.safetensors")
+    return open_checkpoint(MODELS / LOADED[-1])
 
 
-def save(settings):
-    PRESETS.save(checkpoint(), Preset(VaeWish(settings.vae), said={"decode": settings.decode}))
+def save(settings, page):
+    found = PRESETS.find(checkpoint())
+    kept = page.values(found.preset.page if found else {})
+    PRESETS.save(
+        checkpoint(),
+        Preset(VaeWish(settings.vae), said={"decode": settings.decode}, page=kept, by_itself=page.by_itself),
+    )
     return f"saved {settings.vae} {settings.decode}"
 
 
@@ -80,12 +87,27 @@ def forget():
     return "forgotten"
 
 
+def offer():
+    found = PRESETS.find(checkpoint())
+    if found is None:
+        return PageOffer(LOADED[-1], page_values_of(checkpoint().facts.metadata), "metadata")
+    kept = found.preset
+    return PageOffer(LOADED[-1], kept.page, "preset", kept.by_itself, kept.by_itself)
+
+
 with gr.Blocks() as page:
     # the host's own, where our script looks for them
     checkpoints = gr.Dropdown([*LOADED, "second.safetensors"], value=LOADED[0], elem_id="setting_sd_model_checkpoint")
     checkpoints.change(LOADED.append, [checkpoints], [])
     prompt = gr.Textbox(lines=3, elem_id="txt2img_prompt")
     gr.HTML(cards, elem_id="txt2img_vae_cards_html")
+    fields = {  # as the hosts have them
+        "sampler": gr.Dropdown(["Euler", "Euler a"], value="Euler", elem_id="txt2img_sampling"),
+        "steps": gr.Slider(1, 150, 20, step=1, elem_id="txt2img_steps"),
+        "cfg": gr.Slider(1, 30, 7, step=0.5, elem_id="txt2img_cfg_scale"),
+        "width": gr.Slider(64, 2048, 512, step=8, elem_id="txt2img_width"),
+        "height": gr.Slider(64, 2048, 512, step=8, elem_id="txt2img_height"),
+    }
     panels = [
         build_panel(
             tab,
@@ -101,10 +123,13 @@ with gr.Blocks() as page:
                 lambda: PRESETS.find(checkpoint()) is not None,
                 lambda settings, reference: f"calibrated {settings.vae} with {reference}",
                 PRESETS,
+                offer,
             ),
         )
         for tab in ("txt2img", "img2img")
     ]
+    panels[0].connect(fields)
+    panels[1].connect({})
     seen = gr.Textbox(elem_id="seen")
     prompt_seen = gr.Textbox(elem_id="prompt_seen")
     gr.Button("read the prompt", elem_id="read_prompt").click(lambda text: text, [prompt], [prompt_seen])

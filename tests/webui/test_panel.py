@@ -30,7 +30,7 @@ pytestmark = [
 PRESETS = [
     {"checkpoint": {"name": "<img src=x onerror=alert(1)>.ckpt"}, "vae": "<b>bold</b>"},
     {"checkpoint": {"name": "sub/two.safetensors"}, "vae": "soft", "encode_vae": "Baked", "hires_vae": "sharp",
-     "tiling": "exact", "color": "auto", "color_strength": 0.5, "remembered": True},
+     "tiling": "exact", "color": "auto", "color_strength": 0.5, "page": {"steps": 28, "cfg": 5}, "remembered": True},
 ]  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def page_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
+    for _ in range(3000):
         assert server.poll() is None, log.read_text()
         try:
             urllib.request.urlopen(url, timeout=5).read()
@@ -89,7 +89,7 @@ def page(page_url: tuple[str, Path]) -> Iterator:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(300_000)  # a busy machine is no fault of the page
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(page_url[0])
@@ -222,15 +222,16 @@ def said(page, text: str) -> None:
 
 def test_the_list_of_presets_follows_saving_forgetting_removing_and_importing(page, page_url, tmp_path: Path):
     kept = page_url[1] / "presets.json"
+    switch(page, "first.safetensors")
     unfold(page, "preset", "Presets")
     page.locator("#vae_manager_txt2img_presets_group").get_by_text("Saved presets").click()
-    two = ["sub/two.safetensors", "soft", "Baked", "sharp", "exact", "auto 0.5", "remembered"]
-    assert presets(page, 2) == [["<img src=x onerror=alert(1)>.ckpt", "<b>bold</b>", *[""] * 5], two]
+    two = ["sub/two.safetensors", "soft", "Baked", "sharp", "exact", "auto 0.5", "28 steps, CFG 5", "remembered"]
+    assert presets(page, 2) == [["<img src=x onerror=alert(1)>.ckpt", "<b>bold</b>", *[""] * 6], two]
     assert page.locator("#vae_manager_txt2img_presets_kept :is(img, b)").count() == 0
     choose(page, "one.safetensors")
     about(page, "A VAE of mine")
     page.click("#vae_manager_txt2img_save")
-    assert presets(page, 3)[2][:2] == ["one.safetensors", "one.safetensors"]
+    assert presets(page, 3)[2][:2] == ["first.safetensors", "one.safetensors"]
     page.click("#vae_manager_txt2img_forget")
     presets(page, 2)
     page.click("#vae_manager_txt2img_presets_export")
@@ -396,6 +397,78 @@ def test_what_fits_the_checkpoint_stands_first_and_the_rest_is_marked_with_its_r
     page.wait_for_timeout(2500)
     names = listed(page)
     assert names.index("sub/flux.safetensors") < names.index("one.safetensors")
+
+
+# --- filling the page
+
+
+def stands(page, element: str) -> str:
+    box = page.locator(f"#txt2img_{element} input")
+    return (
+        box.first if element == "sampling" else page.locator(f"#txt2img_{element} input[type=number]")
+    ).input_value()
+
+
+def wait_until(page, element: str, value: str) -> None:
+    for _ in range(600):
+        if stands(page, element) == value:
+            return
+        page.wait_for_timeout(100)
+    assert stands(page, element) == value
+
+
+def put(page, element: str, value: str) -> None:
+    box = page.locator(f"#txt2img_{element} input[type=number]")
+    box.fill(value)
+    box.press("Tab")
+
+
+def offered(page, text: str) -> None:
+    page.locator("#vae_manager_txt2img_offer", has_text=text).first.wait_for()
+
+
+def test_a_preset_fills_the_page_when_asked_and_by_itself_and_gives_it_back(page):
+    switch(page, "first.safetensors")
+    offered(page, "The metadata of first.safetensors has: 1024 × 768.")
+    put(page, "steps", "28")
+    put(page, "cfg_scale", "5.5")
+    unfold(page, "preset", "Presets")
+    for label in ("Steps", "CFG"):
+        page.locator("#vae_manager_txt2img_ticks").get_by_label(label, exact=True).check()
+    page.click("#vae_manager_txt2img_save")
+    offered(page, "The preset of first.safetensors has: 28 steps, CFG 5.5.")
+    switch(page, "second.safetensors")
+    offered(page, "The metadata of second")
+    put(page, "steps", "20")
+    put(page, "cfg_scale", "7")
+    switch(page, "first.safetensors")
+    offered(page, "The preset of first.safetensors has")
+    page.wait_for_timeout(2500)
+    assert stands(page, "steps") == "20"  # offered, not done
+    undo = page.locator("#vae_manager_txt2img_undo")
+    assert undo.is_hidden()
+    page.click("#vae_manager_txt2img_apply")
+    offered(page, "Filled in: 28 steps, CFG 5.5.")
+    wait_until(page, "steps", "28")
+    assert (stands(page, "cfg_scale"), stands(page, "width"), stands(page, "sampling")) == ("5.5", "512", "Euler")
+    undo.click()
+    wait_until(page, "steps", "20")
+    wait_until(page, "cfg_scale", "7")
+    undo.wait_for(state="hidden")
+    put(page, "steps", "33")
+    page.locator("#vae_manager_txt2img_by_itself input").check()
+    page.click("#vae_manager_txt2img_save")
+    offered(page, "33 steps, CFG 7.")
+    switch(page, "second.safetensors")
+    put(page, "steps", "20")
+    switch(page, "first.safetensors")
+    wait_until(page, "steps", "33")
+    put(page, "steps", "34")  # the second look at the checkpoint leaves it
+    page.wait_for_timeout(2500)
+    assert stands(page, "steps") == "34"
+    page.click("#vae_manager_txt2img_forget")
+    about(page, "forgotten")
+    offered(page, "The metadata of first")
 
 
 # --- cards

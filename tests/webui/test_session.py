@@ -58,6 +58,9 @@ class OneModel(Host):
     def interrupted(self):
         return self.stop
 
+    def busy(self):
+        return False
+
     def say(self, line):
         self.said.append(line)
 

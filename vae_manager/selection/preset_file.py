@@ -15,6 +15,7 @@ from typing import Any
 from vae_manager.errors import BadInputError, os_reason
 from vae_manager.json_text import read_json_text
 from vae_manager.selection.decision import AUTOMATIC, SAME
+from vae_manager.selection.page_fields import PageValues, page_values
 from vae_manager.selection.rules import MAX_TEXT
 from vae_manager.selection.settings import KEPT, VAES, Said
 
@@ -42,6 +43,10 @@ class Preset:
     hires_vae: VaeWish = VaeWish(SAME)
     said: Said = field(default_factory=dict)
     """The settings beside the VAEs, by their names in the table."""
+    page: PageValues = field(default_factory=dict)
+    """What it fills on the WebUI's page."""
+    by_itself: bool = False
+    """Whether it fills the page as soon as its checkpoint is chosen, without being asked."""
     remembered: bool = False
     """Written by "remember what I use", not saved by the user: never replaces one that was saved."""
 
@@ -117,7 +122,15 @@ def read_owner(value: Any) -> Owner | None:
 def _preset(entry: Mapping[str, Any]) -> Preset:
     """What an entry says; a field that makes no sense counts as left open."""
     vae, encode_vae, hires_vae = (_wish(entry.get(setting.key), setting.default) for setting in VAES)
-    return Preset(vae, encode_vae, hires_vae, _said(entry), entry.get("remembered") is True)
+    return Preset(
+        vae,
+        encode_vae,
+        hires_vae,
+        _said(entry),
+        page_values(entry.get("page")),
+        entry.get("by_itself") is True,
+        entry.get("remembered") is True,
+    )
 
 
 def _said(entry: Mapping[str, Any]) -> Said:
@@ -148,4 +161,7 @@ def entry_of(owner: Owner, preset: Preset) -> dict[str, Any]:
         if wish not in (VaeWish(AUTOMATIC), VaeWish(SAME)):
             entry[setting.key] = {"name": wish.name, "sha256": wish.sha256} if wish.sha256 else wish.name
     entry |= {setting.key: preset.said[setting.name] for setting in KEPT if setting.name in preset.said}
-    return {**entry, "remembered": True} if preset.remembered else entry
+    if preset.page:
+        entry["page"] = dict(preset.page)
+    flags = {"by_itself": preset.by_itself, "remembered": preset.remembered}
+    return {**entry, **{name: True for name, on in flags.items() if on}}

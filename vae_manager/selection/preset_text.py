@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vae_manager.selection.decision import SAME
+from vae_manager.selection.page_fields import page_words
 from vae_manager.selection.preset_file import Preset
 from vae_manager.selection.settings import BY_HAND, KEPT, said_by_hand
 
@@ -16,7 +17,9 @@ def told(preset: Preset) -> str:
         if wish.name != SAME:
             parts.append(f"{name} {wish.name}")
     parts += [f"{one.key} {preset.said[one.name]}" for one in KEPT if one.name in preset.said and one not in BY_HAND]
-    parts += by_hand(preset)
+    parts += [*by_hand(preset), *page_words(preset.page)]
+    if preset.by_itself:
+        parts.append("applied by itself")
     return ", ".join(parts) + (" (remembered)" if preset.remembered else "")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vae_manager.errors import BadInputError, os_reason
 from vae_manager.selection.decision import SAME
+from vae_manager.selection.page_fields import page_words
 from vae_manager.selection.preset_file import Owner, Preset, VaeWish
 from vae_manager.selection.preset_text import NONE_KEPT, by_hand, many, taken_over
 from vae_manager.selection.presets import Presets
@@ -15,7 +16,7 @@ from vae_manager.selection.settings import KEPT, TABLE
 from vae_manager.webui.trace import table
 
 FILE_NAME = "vae-manager-presets.json"
-HEAD = ("Checkpoint", "VAE", "Encoding", "Hires pass", "Decode", "Colour", "")
+HEAD = ("Checkpoint", "VAE", "Encoding", "Hires pass", "Decode", "Colour", "Page", "")
 
 
 def presets_html(presets: Presets) -> str:
@@ -81,6 +82,7 @@ def _row(owner: Owner, preset: Preset) -> tuple[str, ...]:
         part(preset.hires_vae),
         _mode("decode", preset),
         " ".join([_mode("color", preset), *by_hand(preset)]).strip(),
+        ", ".join([*page_words(preset.page), *(["by itself"] if preset.by_itself else [])]),
         "remembered" if preset.remembered else "",
     )
 

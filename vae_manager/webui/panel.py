@@ -15,11 +15,14 @@ from typing import Any
 import gradio as gr
 
 from vae_manager.selection.decision import AUTOMATIC, BAKED, Step
+from vae_manager.selection.page_fields import PAGE_FIELDS
 from vae_manager.selection.presets import Presets
 from vae_manager.selection.settings import TABLE, PanelSettings, Setting
 from vae_manager.webui.arguments import from_arguments
+from vae_manager.webui.fill_row import build_keeping, build_offer_row, connect_row, offered_html
 from vae_manager.webui.infotext import KEY
 from vae_manager.webui.offers import Offer, offers_html
+from vae_manager.webui.page_offer import PageOffer, PageWish
 from vae_manager.webui.preset_list import build_preset_list
 from vae_manager.webui.trace import line, trace_html
 
@@ -33,6 +36,9 @@ class Panel:
 
     settings: Mapping[str, Any]
     """By the settings' names, in the table's order."""
+    connect: Callable[[Mapping[str, Any]], None]
+    """To be called once, with the page's own components by the names of the fields that presets fill, while the page is
+    built: the buttons that keep and fill do nothing before."""
 
     def arguments(self) -> list[Any]:
         return list(self.settings.values())
@@ -55,8 +61,8 @@ class Actions:
     """The VAE files, those that fit first; called with True it looks at the disk again."""
     about: Callable[[str], tuple[str, Sequence[Step]]]
     """What one choice of VAE means, and how it is decided on what the loaded checkpoint gets with it."""
-    save: Callable[[PanelSettings], str]
-    """Keep these settings as the preset of the checkpoint that is loaded."""
+    save: Callable[[PanelSettings, PageWish], str]
+    """Keep these settings, and what is wished of the page, as the preset of the checkpoint that is loaded."""
     forget: Callable[[], str]
     """Remove that preset."""
     is_kept: Callable[[], bool]
@@ -65,6 +71,8 @@ class Actions:
     """Measure the colours of the last pictures' VAE against a reference VAE, by name."""
     presets: Presets
     """All presets, for their list."""
+    offer: Callable[[], PageOffer]
+    """What the page is offered for the checkpoint that comes next."""
 
     def names(self, again: bool = False) -> list[str]:
         """The VAE files' names, in the order of the offers."""
@@ -119,15 +127,18 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
                 calibrate = gr.Button("Calibrate colours", size="sm", elem_id=named("calibrate"))
             for_page = gr.HTML(lambda: offers_html(actions.offers(False)), elem_id=named("names"))
             follow = gr.Button("Follow the checkpoint", visible=False, elem_id=named("follow"))  # pressed by our script
+        row = build_offer_row(tab, actions.offer)
         with gr.Accordion("Presets", open=False, elem_id=named("preset")):
+            keeping = build_keeping(tab)
             with gr.Row():
                 save = gr.Button("Save for this checkpoint", size="sm", elem_id=named("save"))
                 forget = gr.Button("Forget what is saved", size="sm", elem_id=named("forget"))
             kept = build_preset_list(tab, parts.tool_button, actions.presets)
-    panel = Panel({name: built[name] for name in TABLE})
+    settings = [built[name] for name in TABLE]
     lists = [*(built[one.name] for one in vae_settings), reference]
     buttons = (refresh, star, follow, save, forget, calibrate)
-    for one in (*panel.arguments()[1:], *buttons, about, reference, for_page, *kept.components):
+    parts_of_page = (*row.components(), *keeping.components(), *kept.components)
+    for one in (*settings[1:], *buttons, about, reference, for_page, *parts_of_page):
         one.do_not_save_to_config = True  # the list of files changes; a saved value would go stale
 
     def read(choice: str, again: bool) -> list[Any]:
@@ -141,24 +152,32 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
     for pressed, again in ((refresh, True), (follow, False)):
         does = functools.partial(read, again=again)
         pressed.click(does, [vae], [*lists, for_page, about, star], show_progress="hidden")
-    settings = panel.arguments()
 
     def button(pressed: Any, does: Callable[..., str], inputs: Sequence[Any], **how: Any) -> Any:
         """Have a button's line shown, with the trace as it is after what the button did."""
         answer = lambda choice, *given: [chosen(choice, does(*given)), starred()]  # noqa: E731
         return pressed.click(answer, [vae, *inputs], [about, star], **how)
 
-    def keep(*given: Any) -> str:
-        return actions.save(from_arguments(given))
+    def connect(page: Mapping[str, Any]) -> None:
+        names = [name for name in PAGE_FIELDS if name in page]
+        inputs = [*settings, *keeping.components(), *(page[name] for name in names)]
 
-    def turn(*given: Any) -> str:
-        return actions.forget() if actions.is_kept() else keep(*given)
+        def keep(*given: Any) -> str:
+            ticks, by_itself, *now = given[len(settings) :]
+            wish = PageWish(tuple(ticks), dict(zip(names, now)), bool(by_itself))
+            return actions.save(from_arguments(given[: len(settings)]), wish)
 
-    for pressed, does, inputs in ((save, keep, settings), (forget, actions.forget, []), (star, turn, settings)):
-        done = button(pressed, does, inputs, show_progress="hidden")
-        done.then(kept.read, [], [*kept.shown], show_progress="hidden")
+        def turn(*given: Any) -> str:
+            return actions.forget() if actions.is_kept() else keep(*given)
+
+        for pressed, does, read_from in ((save, keep, inputs), (forget, actions.forget, []), (star, turn, inputs)):
+            done = button(pressed, does, read_from, show_progress="hidden")
+            after = lambda: [*kept.read(), offered_html(actions.offer().sentence)]  # noqa: E731
+            done.then(after, [], [*kept.shown, row.line], show_progress="hidden")
+        connect_row(row, keeping, follow, actions.offer, page)
+
     button(calibrate, lambda other, *given: actions.calibrate(from_arguments(given), other), [reference, *settings])
-    return panel
+    return Panel({name: built[name] for name in TABLE}, connect)
 
 
 def component(setting: Setting, elem_id: str, names: Callable[[bool], Sequence[str]]) -> Any:

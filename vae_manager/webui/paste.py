@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ def on_pasted(params: dict[str, Any], shelf: Shelf) -> None:
     A picture of ours must not set the host's VAE too; a picture of another host whose VAE this one would not
     apply becomes one of ours. All other pictures are left as they are.
     """
+    shelf.pasted = time.monotonic()
     if KEY not in params:
         name = shelf.host.foreign_vae(params, lambda name: _is_vae(name, shelf))
         if name is None:

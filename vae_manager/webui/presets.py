@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from vae_manager.errors import BadInputError, os_reason
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision
 from vae_manager.selection.preset_file import Preset, VaeWish
 from vae_manager.selection.settings import PanelSettings, said_by
 from vae_manager.webui.describe import refusal_of
+from vae_manager.webui.page_offer import PageWish
 from vae_manager.webui.shelf import Shelf
 
 log = logging.getLogger("vae_manager")
@@ -30,8 +32,9 @@ def preset_of(settings: PanelSettings, shelf: Shelf) -> Preset:
     )
 
 
-def save_preset(shelf: Shelf, settings: PanelSettings) -> str:
-    """Keep the settings with the checkpoint that is loaded; what was done, as a line."""
+def save_preset(shelf: Shelf, settings: PanelSettings, page: PageWish | None = None) -> str:
+    """Keep the settings, and what is wished of the page, with the checkpoint that is loaded; what was done, as a
+    line."""
     found = shelf.preview(settings)
     if found is None:
         return _NOBODY
@@ -39,7 +42,11 @@ def save_preset(shelf: Shelf, settings: PanelSettings) -> str:
     if refused := _refused(settings, decision):
         return f"Not saved: {refused}"
     try:
-        shelf.chooser.presets.save(checkpoint, preset_of(settings, shelf))
+        old, preset = shelf.chooser.presets.find(checkpoint), preset_of(settings, shelf)
+        if page is not None:
+            kept = page.values(old.preset.page if old else {})
+            preset = replace(preset, page=kept, by_itself=page.by_itself and bool(kept))
+        shelf.chooser.presets.save(checkpoint, preset)
     except BadInputError as error:
         return str(error)
     except OSError as error:

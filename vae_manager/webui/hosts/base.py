@@ -106,6 +106,12 @@ class Host:
 
         return bool(shared.state.interrupted or shared.state.skipped)
 
+    def busy(self) -> bool:
+        """Whether a job runs."""
+        from modules import shared
+
+        return bool(shared.state.job)
+
     def say(self, line: str | None) -> None:
         """Show a line in the page's progress bar; None takes it away."""
         from modules import shared
