@@ -10,12 +10,16 @@ CHROMIUM ?=
 VENV := .venv
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-live lint bench clean
+.PHONY: demo ui test test-live lint bench clean
 
 demo: $(VENV)/.run-ready
 	$(VENV)/bin/vae-manager demo
 
-test: $(VENV)/.dev-ready .venv-gradio3/.ready .venv-gradio4/.ready chromium
+# The page by itself, with a Gradio of its own: make ui ARGS="--vae-dir … --checkpoint-dir …"
+ui: .venv-ui/.ready
+	.venv-ui/bin/python -m vae_manager ui $(ARGS)
+
+test: $(VENV)/.dev-ready .venv-gradio3/.ready .venv-gradio4/.ready .venv-ui/.ready chromium
 	$(MAKE) --no-print-directory lint
 	$(VENV)/bin/python -m pytest
 
@@ -49,6 +53,12 @@ $(VENV)/.dev-ready: $(VENV)/.run-ready requirements/dev.lock
 	$(VENV)/bin/python tools/share_packages.py .venv-gradio$*
 	touch $@
 
+.venv-ui/.ready: requirements/ui.lock $(VENV)/.run-ready
+	$(PYTHON) -m venv .venv-ui
+	.venv-ui/bin/python $(PIP) --no-deps -r requirements/ui.lock
+	$(VENV)/bin/python tools/share_packages.py .venv-ui
+	touch $@
+
 # Browser tests are skipped, with a message, where there is no Chromium. It is a package of the system's, so it is
 # installed only with CHROMIUM=yes, in CI (CI=true), or after a yes in the terminal.
 .PHONY: chromium
@@ -68,4 +78,4 @@ chromium:
 	esac
 
 clean:
-	rm -rf .venv .venv-gradio3 .venv-gradio4 demo-output
+	rm -rf .venv .venv-gradio3 .venv-gradio4 .venv-ui demo-output

@@ -10,6 +10,7 @@ import gradio as gr
 from modules import extra_networks, infotext_utils, script_callbacks, scripts, shared  # noqa: F401
 from modules.ui_components import InputAccordion, ToolButton
 
+from vae_manager.page import house, views
 from vae_manager.webui import (
     api,
     arguments,
@@ -109,7 +110,23 @@ def before_ui():
     xyz.add_axes(scripts.scripts_data, shelf.names, shelf.find)
 
 
+def page_tab():
+    """The page VAE Manager as a tab. Nothing is looked at before somebody opens it."""
+    try:
+        with gr.Blocks(analytics_enabled=False) as tab:
+            views.build_page(house.House(shelf.host.vae_folders, checkpoint_folders, shelf.host.data_folder()))
+    except Exception:
+        log.exception("VAE Manager could not build its tab; the panel is there all the same")
+        return []
+    return [(tab, infotext.KEY, "vae_manager_tab")]
+
+
+def checkpoint_folders():
+    return [folder.path for folder in shelf.host.vae_folders() if folder.marked_only]
+
+
 script_callbacks.on_before_ui(before_ui)
+script_callbacks.on_ui_tabs(page_tab)
 script_callbacks.on_after_component(lambda component, **more: components.see(component))
 script_callbacks.on_model_loaded(lambda model: session.ensure())
 script_callbacks.on_script_unloaded(session.shut_down)

@@ -116,6 +116,7 @@ class ScriptRunner:
             "on_script_unloaded",
             "on_infotext_pasted",
             "on_ui_settings",
+            "on_ui_tabs",
             "on_app_started",
         )
     ),

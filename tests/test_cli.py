@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import struct
 import subprocess
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import FLUX, make_state, make_vae
-from vae_manager.cli import main
+from vae_manager.cli import EXAMPLES, _parser, main
 from vae_manager.codec.latents import Latent, save_latent
 from vae_manager.codec.pictures import save_picture
 from vae_manager.codec.whole import decode, encode, latent_of
@@ -215,3 +216,17 @@ def test_encode_says_what_it_reads_of_sixteen_bit_colours(write_vae, tmp_path: P
         assert "note" not in run(capsys, "encode", tmp_path / name, "-o", latent, "--vae", vae)
     assert main(["encode", str(tmp_path / "deep.png"), "-o", str(latent), "--vae", str(vae)]) == 0
     assert "the upper 8 were read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_help_of_a_command_ends_with_an_example_that_can_be_read(name: str, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([name, "-h"]) == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    words = last.partition("Example: vae-manager ")[2].split()
+    assert words[0] == name and _parser().parse_args(words).command == name
+
+
+def test_every_command_has_an_example():
+    groups = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    assert set(groups[0].choices) == set(EXAMPLES)

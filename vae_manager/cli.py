@@ -13,12 +13,32 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from vae_manager import __version__
-from vae_manager.commands import Result
+from vae_manager.commands import Result, whole
 from vae_manager.commands.bench import SUBJECTS
 from vae_manager.commands.terminal import hush, printable, say, say_json, sentence, show_warnings
 from vae_manager.errors import VaeFileError, VaeManagerError
 
 FAULT = "This is a fault of the program"
+
+EXAMPLES = {
+    "list": "models/VAE",
+    "inspect": "models/VAE/kl-f8-anime2.safetensors --health",
+    "convert": "vae.safetensors -o half.safetensors --dtype fp16",
+    "encode": "photo.png -o latent.safetensors --vae vae.safetensors",
+    "decode": "latent.safetensors -o picture.png --vae vae.safetensors --memory-limit 2GiB",
+    "interpolate": "a.safetensors b.safetensors -o between --steps 9",
+    "merge": "a.safetensors b.safetensors --alpha 0.3 -o merged.safetensors",
+    "presets": "--export presets.json",
+    "check-host": "stable-diffusion-webui",
+    "bench": "tiling",
+    "demo": "",
+    "match": "models/Stable-diffusion/dream.safetensors --vae-dir models/VAE",
+    "color": "outputs -o mended --session",
+    "calibrate": "latent.safetensors --vae mine.safetensors --reference-vae good.safetensors -o map.json",
+    "bake": "mine.safetensors -o mended.safetensors --calibration map.json",
+    "ui": "--vae-dir models/VAE --checkpoint-dir models/Stable-diffusion",
+}
+"""The end of each command's help."""
 
 Command = Callable[[argparse.Namespace], Result]
 
@@ -133,6 +153,10 @@ def _command(name: str) -> Command:
         from vae_manager.commands.bench import bench
 
         return bench
+    if name == "ui":
+        from vae_manager.page.command import serve
+
+        return lambda args: Result(None, serve(args))
     from vae_manager.commands.demo import demo
 
     return demo
@@ -144,7 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, help_: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help_, description=help_)
+        example = f"Example: vae-manager {name} {EXAMPLES[name]}".rstrip()
+        added = commands.add_parser(name, help=help_, description=help_, epilog=example)
         added.add_argument("--json", action="store_true", help="print one JSON document")
         return added
 
@@ -221,6 +246,12 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--vae-dir", action="append", metavar="DIR", help="where VAEs are; may be given several times")
     add.add_argument("--rules", metavar="FILE", help="default: rules.json in the user's folder")
     add.add_argument("--presets", metavar="FILE", help="default: presets.json in the user's folder")
+
+    add = command("ui", "the page in your browser: library, comparison, rules, colours; on this machine alone")
+    add.add_argument("--vae-dir", action="append", default=[], metavar="DIR", help="where VAEs are; several times")
+    add.add_argument("--checkpoint-dir", action="append", default=[], metavar="DIR", help="where checkpoints are")
+    add.add_argument("--port", type=whole(1024, 65535), default=7870, help="from 1024 to 65535; default 7870")
+    add.add_argument("--no-browser", action="store_true", help="print the address instead of opening it")
     return parser
 
 
@@ -231,7 +262,7 @@ def _color_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> N
     add.add_argument("--diagnose", action="store_true", help="only say what is wrong; write nothing")
     add.add_argument("--reference", metavar="IMAGE", help="the same picture with the right colours")
     add.add_argument("--session", action="store_true", help="the pictures all come from one checkpoint and VAE")
-    add.add_argument("--strength", type=float, default=1.0, metavar="0…1")
+    add.add_argument("--strength", type=float, default=1.0, metavar="0…1", help="how much of the correction; default 1")
     add.add_argument("--seed", type=int, default=0, help="of the dither")
     add.add_argument("--jobs", type=int, metavar="N", help="processes; by default as many as pay")
 

@@ -6,12 +6,13 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from vae_manager.commands import Result, megabytes, one_line, open_file
 from vae_manager.errors import BadInputError, VaeFileError
 from vae_manager.library.files import Folder, find_vaes
 from vae_manager.library.hashing import HashCache
-from vae_manager.library.report import quick_report, report
+from vae_manager.library.report import Report, quick_report, report
 from vae_manager.store import open_store
 from vae_manager.user_data import user_folder
 
@@ -65,7 +66,19 @@ def inspect(args: argparse.Namespace) -> Result:
 
         document["problems"] = list(examine(file, found.family, padding=args.padding))
         document["suspicions"] = list(suspect(file))
-    return Result(document, "\n".join(f"{key:>15}: {_plain(value)}" for key, value in document.items()))
+    rows = [f"{key:>15}: {_plain(value)}" for key, value in document.items()]
+    return Result(document, "\n".join([_verdict(document, found), *rows]))
+
+
+def _verdict(document: dict[str, Any], found: Report) -> str:
+    """What the file is and whether it can be used, in words."""
+    if document["problems"]:
+        return VaeFileError(document["problems"][0]).sentence(one_line(found.file.name))
+    known = f", {found.known.name}," if found.known else ""
+    what = f"for {found.title}" if found.space != "unknown" else f"({found.title})" if known else "of a family unknown"
+    doubts = document.get("suspicions") or []
+    use = f"it can be used, though {doubts[0]}" if doubts else "it can be used"
+    return f"{one_line(found.file.name)}{known} is a VAE {what}, in {found.identity.dtype}: {use}."
 
 
 def _plain(value: object) -> str:

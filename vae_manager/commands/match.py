@@ -4,51 +4,28 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vae_manager.commands import Result, open_file
 from vae_manager.commands.outputs import check_output
 from vae_manager.errors import BadInputError, VaeFileError
-from vae_manager.library.files import MARKED_SUFFIXES, Folder, find_vaes, model_files
+from vae_manager.library.files import Folder, find_vaes
 from vae_manager.library.hashing import HashCache
 from vae_manager.library.identify import identify
-from vae_manager.selection.checkpoint import Checkpoint, FactsCache, open_checkpoint
-from vae_manager.selection.choose import Wishes, choose
+from vae_manager.selection.checkpoint import Checkpoint, FactsCache
 from vae_manager.selection.decision import Decision, Part
+from vae_manager.selection.matcher import Matcher, dry_run, is_other
 from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.preset_file import read_exported
 from vae_manager.selection.presets import Presets
 from vae_manager.selection.prompt_tags import take_vae_tag
-from vae_manager.selection.rules import RuleSet, load_rules
+from vae_manager.selection.rules import load_rules
 from vae_manager.selection.settings import ENCODE_VAE, HIRES_VAE, RULED, said_by_hand
 from vae_manager.selection.twins import baked_twin
 from vae_manager.store import open_store
 from vae_manager.user_data import user_folder
-
-
-@dataclass(frozen=True)
-class Matcher:
-    """Everything that decides, read once for all checkpoints."""
-
-    index: VaeIndex
-    rules: RuleSet
-    presets: Presets
-    cache: FactsCache
-    prompt: str | None = None
-    warnings: tuple[str, ...] = ()
-
-    def checkpoint(self, path: Path, name: str | None = None, thorough: bool = False) -> Checkpoint:
-        """Describe one checkpoint; `thorough` may take seconds."""
-        look = "weights" if thorough else ""
-        return open_checkpoint(path, name, self.index.hashes, self.cache, thorough, look)
-
-    def decide(self, checkpoint: Checkpoint) -> Decision:
-        """Which VAE it gets."""
-        preset = self.presets.find(checkpoint)
-        return choose(Wishes(prompt=self.prompt, checkpoint=checkpoint, preset=preset, rules=self.rules), self.index)
 
 
 def match(args: argparse.Namespace) -> Result:
@@ -82,17 +59,6 @@ def _match_all(args: argparse.Namespace) -> Result:
     matcher.cache.save()
     notes = "".join(f"\n! {warning}" for warning in matcher.warnings)
     return Result(documents, (_table(rows) or "No checkpoint was found there.") + notes)
-
-
-def dry_run(matcher: Matcher, folder: Path) -> Iterator[Checkpoint]:
-    """Every checkpoint below a folder, by its header alone; files that are something else are passed over."""
-    for path in checkpoint_files(folder):
-        try:
-            checkpoint = matcher.checkpoint(path, path.relative_to(folder).as_posix())
-        except OSError:  # deleted between listing and looking
-            continue
-        if not _is_other(checkpoint):
-            yield checkpoint
 
 
 def _matcher(args: argparse.Namespace, folder: Path) -> Matcher:
@@ -134,21 +100,11 @@ def named_presets(name: str | None, new: bool = False) -> Presets:
     return Presets(path)
 
 
-def checkpoint_files(folder: Path) -> Iterator[Path]:
-    """Model files below a folder that are not marked as VAEs, sorted, sub-folders and links included."""
-    return (path for path in model_files(folder) if not path.name.lower().endswith(MARKED_SUFFIXES))
-
-
-def _is_other(checkpoint: Checkpoint) -> bool:
-    """A VAE, LoRA or anything else that is no checkpoint."""
-    return checkpoint.space is None and not checkpoint.facts.has_vae and checkpoint.facts.problem is None
-
-
 def _refuse_other_files(checkpoint: Checkpoint) -> None:
     path = checkpoint.file.path
     if checkpoint.facts.problem and checkpoint.facts.has_vae is False:
         raise BadInputError(f"{str(path)!r} cannot be used: {checkpoint.facts.problem}.")
-    if not _is_other(checkpoint):
+    if not is_other(checkpoint):
         return
     try:
         identify(checkpoint.file)

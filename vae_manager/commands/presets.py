@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from vae_manager.commands import Result
-from vae_manager.commands.match import checkpoint_files, named_presets
+from vae_manager.commands.match import named_presets
 from vae_manager.commands.outputs import check_output
 from vae_manager.errors import BadInputError
 from vae_manager.selection.checkpoint import open_checkpoint
+from vae_manager.selection.matcher import checkpoint_files
 from vae_manager.selection.preset_file import entry_of, read_exported
 from vae_manager.selection.preset_text import NONE_KEPT, many, taken_over, told
 from vae_manager.selection.presets import Presets

@@ -1,0 +1,158 @@
+"""One picture or latent through several VAEs: pictures side by side, where they differ, and by how much."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vae_manager.codec.build import Autoencoder
+from vae_manager.codec.latents import load_latent
+from vae_manager.codec.pictures import pad_to_multiple
+from vae_manager.codec.streaming import stream_decode, stream_encode
+from vae_manager.codec.whole import decode, encode, latent_of
+from vae_manager.color.difference import delta_e
+from vae_manager.errors import BadInputError, VaeFileError, VaeManagerError
+from vae_manager.library.files import VaeFile
+from vae_manager.library.state import load_state
+from vae_manager.page.house import House
+from vae_manager.page.markup import before_after, difference, picture, problems
+
+MOST = 6
+"""VAEs at once."""
+
+Run = Callable[[Autoencoder], Tensor]
+"""A VAE's pixels of what is compared, (N, 3, H, W)."""
+
+SIDES = (256, 512, 768, 1024)
+"""Longer sides to which a picture is brought first: the comparison is to be seen soon."""
+
+
+@dataclass(frozen=True)
+class Through:
+    """What one VAE made of it."""
+
+    name: str
+    pixels: np.ndarray
+    """(H, W, 3) in [0, 1]."""
+
+
+def compare(house: House, names: Sequence[str], image: Image.Image | None, side: int, latent: str | None) -> str:
+    """The comparison as HTML.
+
+    Args:
+        image: goes through encoder and decoder of each VAE.
+        side: the longer side in pixels to which it is brought.
+        latent: path of a latent file; it goes before the picture, and through the decoders alone.
+    """
+    try:
+        names = _checked(names)
+        source, run = _source(image, side, latent)
+        files = {file.name: file for file in house.vaes()}
+        done, refused = _each(names, files, run, raw=bool(latent))
+    except VaeManagerError as error:
+        return problems([str(error)])
+    first = Through("the picture", source) if source is not None else done[0] if done else None
+    cells = [_cell(one, first) for one in done] if first is not None else []
+    return problems(refused) + f'<div class="vae-manager-grid">{"".join(cells)}</div>'
+
+
+def _checked(names: Sequence[str]) -> list[str]:
+    if not names:
+        raise BadInputError("Choose two to six VAEs to compare.")
+    if len(names) > MOST:
+        raise BadInputError(f"Choose at most {MOST} VAEs, not {len(names)}.")
+    return list(dict.fromkeys(names))
+
+
+def _source(
+    image: Image.Image | None, side: int, latent: str | None
+) -> tuple[np.ndarray | None, Callable[..., Tensor]]:
+    """What went in, where it is a picture, and what brings a VAE's pixels out of it."""
+    if latent:
+        z = load_latent(Path(latent)).z
+        return None, lambda vae: _decoded(vae, z)
+    if image is None:
+        raise BadInputError("Give a picture or a latent to compare on.")
+    image = image.convert("RGB")
+    scale = min(1.0, side / max(image.size))
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+    def through(vae: Autoencoder) -> Tensor:
+        padded = pad_to_multiple(pixels, vae.config.ratio)
+        return _decoded(vae, latent_of(_encoded(vae, padded)))[..., :height, :width]
+
+    return np.asarray(image, dtype=np.float32) / 255, through
+
+
+def _each(names: Sequence[str], files: dict[str, VaeFile], run: Run, raw: bool) -> tuple[list[Through], list[str]]:
+    """What each VAE made of it, and a sentence for each that could not be used. `raw`: it is a latent, unscaled."""
+    done: list[Through] = []
+    refused: list[str] = []
+    for name in names:
+        try:
+            if name not in files:
+                raise BadInputError(f"There is no VAE {name!r} any more.")
+            state = load_state(files[name], torch.float32)
+            if raw and state.kind.latents_scaled:
+                raise BadInputError(f"{name} is a tiny VAE, which takes the model's own latents; compare on a picture.")
+            out = run(state.network().eval())
+            if not bool(torch.isfinite(out).all()):
+                raise BadInputError(f"{name} gives no picture (NaN): it is damaged.")
+            pixels = ((out[0] + 1) / 2).clamp(0, 1).permute(1, 2, 0).float().numpy()
+            done.append(Through(name, pixels))
+        except VaeFileError as error:
+            refused.append(error.sentence(name))
+        except VaeManagerError as error:
+            refused.append(str(error) if name in str(error) else f"{name}: {error}")
+    return done, refused
+
+
+@torch.no_grad()
+def _decoded(vae: Autoencoder, z: Tensor) -> Tensor:
+    try:
+        tensor = stream_decode(vae, z).tensor
+    except VaeFileError:  # of a kind that is not streamed
+        tensor = None
+    return decode(vae, z) if tensor is None else tensor.float()
+
+
+@torch.no_grad()
+def _encoded(vae: Autoencoder, pixels: Tensor) -> Tensor:
+    try:
+        tensor = stream_encode(vae, pixels).tensor
+    except VaeFileError:
+        tensor = None
+    return encode(vae, pixels) if tensor is None else tensor.float()
+
+
+def _cell(one: Through, first: Through) -> str:
+    """One VAE's picture with a slider to what it is held against, and the map of what differs."""
+    name = html.escape(one.name)
+    if one is first or one.pixels.shape != first.pixels.shape:
+        other = "" if one is first else ", of another size"
+        return f"<figure>{picture(_image(one.pixels), one.name)}<figcaption>{name}{other}</figcaption></figure>"
+    slider = before_after(_image(first.pixels), _image(one.pixels), (first.name, one.name))
+    where = picture(difference(first.pixels, one.pixels), f"Where {one.name} differs from {first.name}, eight times")
+    words = html.escape(", ".join(_measures(first.pixels, one.pixels)))
+    return f"<figure>{slider}{where}<figcaption>{name}: {words}</figcaption></figure>"
+
+
+def _measures(one: np.ndarray, other: np.ndarray) -> Iterator[str]:
+    off = float(((one - other) ** 2).mean())
+    yield f"{-10 * math.log10(off):.1f} dB" if off > 0 else "the same"
+    pixels = [torch.from_numpy(np.ascontiguousarray(each)).permute(2, 0, 1) for each in (one, other)]
+    yield f"mean CIEDE2000 {delta_e(*pixels):.2f}"
+
+
+def _image(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray((pixels * 255).round().astype(np.uint8))
