@@ -37,6 +37,9 @@ KIND_NAMES = {kind.name for kind in KINDS} | {kind.family for kind in KINDS if k
 SETTING_NAMES = {one.name for one in TABLE.values() if "_" in one.name or one.mode == "manual"}
 """Those that are no everyday words, as "vae", "decode" and "color" are, which are other things' names too."""
 
+COMFY = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "nodes", "server"}
+"""Packages of ComfyUI."""
+
 
 def name(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
@@ -134,3 +137,14 @@ def test_a_settings_name_is_written_in_the_table_only(path: Path):
     for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             assert node.value not in SETTING_NAMES, f"{path.name}:{node.lineno} names {node.value}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if not name(path).startswith("comfy/")], ids=name)
+def test_only_the_comfy_room_knows_comfyui(path: Path):
+    assert not {module.split(".")[0] for module in imported(path)} & COMFY
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_nothing_needs_the_library_diffusers(path: Path):
+    """`vae_manager.diffusers` works on what it is given; the library's own name must never mean ours."""
+    assert "diffusers" not in {module.split(".")[0] for module in imported(path)}

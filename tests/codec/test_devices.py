@@ -108,7 +108,7 @@ def test_seamless_and_mirrored(padding: str):
             check(streamed(vae, True, torch.float32, mode), waits(vae, True, torch.float32))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["A", "D"])
 def test_maps_in_main_memory_are_all_that_goes_there(mode: str):
     """What waits between passes goes to main memory and comes back; nothing else does, and nothing is mixed."""
     vae = kl()

@@ -27,14 +27,35 @@ def write_models(checkpoints: Path, vaes: Path) -> None:
     """Write two checkpoints (with the .yaml that some hosts need) and three tinting VAEs."""
     for folder in (checkpoints, vaes):
         folder.mkdir(parents=True, exist_ok=True)
-    for seed, (name, tint) in enumerate(TINTS.items()):
-        save_file(_vae(seed, tint), str(vaes / f"tint-{name}.safetensors"), {"format": "pt"})
-    for seed, (name, tint) in enumerate(CHECKPOINTS.items(), start=10):
-        state = random_weights({**_unet(), **prefixed("cond_stage_model.transformer.", clip_l())}, seed)
-        state |= {f"first_stage_model.{key}": tensor for key, tensor in _vae(100 + seed, tint).items()}
-        save_file(state, str(checkpoints / f"{name}.safetensors"), {"format": "pt"})
+    for name in TINTS:
+        write_vae(vaes / f"tint-{name}.safetensors", name)
+    for name in CHECKPOINTS:
+        write_checkpoint(checkpoints / f"{name}.safetensors", name)
         # JSON is YAML too
         (checkpoints / f"{name}.yaml").write_text(json.dumps(_config()), encoding="utf-8")
+
+
+def write_vae(path: Path, name: str) -> None:
+    """The tinting VAE of that name."""
+    save_file(_vae(list(TINTS).index(name), TINTS[name]), str(path), {"format": "pt"})
+
+
+def write_checkpoint(path: Path, name: str) -> None:
+    """The checkpoint of that name."""
+    seed = list(CHECKPOINTS).index(name)
+    state = random_weights({**_unet(), **prefixed("cond_stage_model.transformer.", clip_l())}, 10 + seed)
+    vae = _vae(110 + seed, CHECKPOINTS[name])
+    state |= {f"first_stage_model.{key}": tensor for key, tensor in vae.items()}
+    save_file(state, str(path), {"format": "pt"})
+
+
+def write_flux_vae(path: Path) -> None:
+    """A VAE of FLUX's shape: 16 channels, without the convolutions around the latent."""
+    shape = KLConfig(latent_channels=16, hidden_latent_channels=16, quant_conv=False, post_quant_conv=False)
+    state = random_weights(expected_shapes(shape), 7)
+    state["decoder.conv_out.weight"] *= 0.35
+    state["encoder.conv_out.bias"][16:] = -6
+    save_file(state, str(path), {"format": "pt"})
 
 
 def write_washed_out(source: Path, path: Path, contrast: float) -> None:

@@ -134,7 +134,8 @@ def foreseen(
         plan = _plan(coder, shape, device, decodes, mode, None, watch)
     except MemoryLimitError:
         make = plan_decode if decodes else plan_encode
-        return make(_vae_of(decodes, coder), shape, device=device, memory_limit=1 << 62, mode="D").peak_bytes
+        least = make(_vae_of(decodes, coder), shape, device=device, memory_limit=1 << 62, mode="D").peak_bytes
+        return None if watch.memory_limit and least > watch.memory_limit else least
     except VaeManagerError:
         return None
     return None if plan is None else plan.peak_bytes
