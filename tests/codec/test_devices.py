@@ -20,6 +20,9 @@ from vae_manager.codec.swap import in_place, install, remove
 STRIP = 512
 """Pixels of a strip: the largest maps below are cut in two, so that what is done for each strip is done too often."""
 
+ROW = 256
+"""Numbers in a row of any map but the input and the result; statistics are fewer."""
+
 Z, X = (1, 4, 16, 16), (1, 3, 32, 32)
 """Small: what does not compute is slow for all that."""
 
@@ -116,7 +119,7 @@ def test_maps_in_main_memory_are_all_that_goes_there(mode: str):
         moved(vae, torch.float32)
         stays = streamed(vae, True, torch.float32, mode)
         waits_there = streamed(vae, True, torch.float32, mode, storage="cpu")
-        small = [count for count in waits_there.to_cpu if count < STRIP]
+        small = [count for count in waits_there.to_cpu if count < ROW]
         assert len(waits_there.to_cpu) > len(stays.to_cpu) and len(small) <= len(stays.to_cpu)
         assert not waits_there.wide
 
@@ -144,7 +147,7 @@ def test_a_strip_that_goes_to_main_memory_on_its_way_is_seen(monkeypatch):
             check(streamed(vae, True, torch.float32, "A"), waits(vae, True, torch.float32))
 
 
-def test_a_foreign_vae_takes_the_place_on_the_device_and_follows_it():
+def test_a_foreign_vae_takes_the_place_on_the_device():
     module = kl()
     with pretended():
         moved(module, torch.float16)
@@ -154,10 +157,8 @@ def test_a_foreign_vae_takes_the_place_on_the_device_and_follows_it():
         assert in_place(installed, module)
         assert {(str(p.device), p.dtype) for p in module.parameters()} == {(DEVICE, torch.float16)}
         check(streamed(module, True, torch.float16, "C"), waits(module, True, torch.float16))
-        for parameter in module.parameters():  # the host moves its model out, as one does for the next model
-            parameter.data = torch.empty(parameter.shape, dtype=torch.float16)
         remove(installed)
-        assert {str(parameter.device) for parameter in module.parameters()} == {"cpu"}
+        assert all(parameter is own[name] for name, parameter in module.named_parameters())
 
 
 @pytest.mark.parametrize("mode", ["exact", "auto"])
@@ -177,9 +178,10 @@ def test_the_hosts_way_around_a_decoder(mode: str):
     assert told == [] and len(watch.streamed) == 1
 
 
-def test_no_autocast_where_there_is_none(monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError])
+def test_no_autocast_where_there_is_none(error: type[Exception], monkeypatch):
     def none(*args, **options):
-        raise RuntimeError("User specified an unsupported autocast device_type 'privateuseone'")
+        raise error("User specified an unsupported autocast device_type 'privateuseone'")
 
     monkeypatch.setattr(torch, "autocast", none)
     with coder._no_autocast(torch.device("cpu")):

@@ -221,7 +221,7 @@ def _streamed(
 def _no_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     try:
         return torch.autocast(device.type, enabled=False)
-    except RuntimeError:  # DirectML, and MPS before torch 2.5, have none
+    except (RuntimeError, AssertionError):  # DirectML, MPS before torch 2.5, and backends that torch only knows by name
         return contextlib.nullcontext()
 
 
