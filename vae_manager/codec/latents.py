@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from vae_manager.downloads import described
 from vae_manager.errors import BadInputError
 from vae_manager.latents.spaces import space_of
-from vae_manager.library.downloads import described
 from vae_manager.writing import save_tensors
 
 MAX_BYTES = 4 << 30

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
+from vae_manager.downloads import described
 from vae_manager.errors import VaeFileError, os_reason
-from vae_manager.library.downloads import described
 from vae_manager.library.headers import (
     MAX_DIMENSIONS,
     MAX_HEADER_BYTES,

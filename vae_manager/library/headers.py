@@ -18,8 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeGuard
 
+from vae_manager.downloads import described
 from vae_manager.errors import VaeFileError, os_reason
-from vae_manager.library.downloads import described
 from vae_manager.library.dtypes import BITS
 from vae_manager.library.reading import CHANGED, Source, open_file, stamp_of
 

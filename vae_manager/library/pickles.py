@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from vae_manager.downloads import described
 from vae_manager.errors import VaeFileError, os_reason
-from vae_manager.library.downloads import described
 from vae_manager.library.dtypes import BITS
 from vae_manager.library.reading import Source, as_bits, fill, new_bytes, open_file, stamp_of
 from vae_manager.library.unpickler import Limited, Refused, Storage, Stored, Unpickler

@@ -6,6 +6,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
+from vae_manager.errors import BadInputError
+
 
 class Config(Protocol):
     """What is asked of the shape of an autoencoder, whatever its kind."""
@@ -31,8 +33,19 @@ class Network(nn.Module, Generic[C]):
     config: C
 
     def encode_moments(self, x: Tensor) -> Tensor:
-        """Pictures → (N, 2·C, h, w): mean, then log-variance, unscaled."""
-        raise NotImplementedError
+        """Pictures → (N, 2·C, h, w): mean, then log-variance, unscaled.
+
+        Raises:
+            BadInputError: it has a decoder only.
+        """
+        if not hasattr(self, "encoder"):
+            raise BadInputError("This VAE has a decoder only, so it cannot encode pictures; choose a whole one.")
+        h = self.encoder(x)
+        return self.quant_conv(h) if hasattr(self, "quant_conv") else h
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Pictures → the mean latent (N, C, h, w), unscaled."""
+        return self.encode_moments(x).chunk(2, dim=1)[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (N, C, h, w) → pictures, about [-1, 1], not clamped."""

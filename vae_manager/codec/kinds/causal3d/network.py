@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from vae_manager.codec.kinds.causal3d.config import CausalConfig, Half, read_config
 from vae_manager.codec.kinds.network import Network
-from vae_manager.errors import BadInputError
 
 NORM_EPS = 1e-12
 """Least length by which a pixel is divided (that of `torch.nn.functional.normalize`)."""
@@ -182,17 +181,6 @@ class CausalAutoencoder(Network[CausalConfig]):
             self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
         if config.post_quant_conv:
             self.post_quant_conv = nn.Conv2d(config.latent_channels, config.decoder.channels_in, 1)
-
-    def encode_moments(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] → (N, 2·Z, h, w): mean, then log-variance, unscaled.
-
-        Raises:
-            BadInputError: it has a decoder only.
-        """
-        if self.config.encoder is None:
-            raise BadInputError("This VAE has a decoder only, so it cannot encode pictures; choose a whole one.")
-        h = self.encoder(x)
-        return self.quant_conv(h) if self.config.quant_conv else h
 
     def decode(self, z: Tensor) -> Tensor:
         """Unscaled latent (N, Z, h, w) → picture, about [-1, 1], not clamped; twice as large where it `enlarges`."""

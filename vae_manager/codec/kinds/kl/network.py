@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from vae_manager.codec.kinds.kl.config import KLConfig, check_shapes
 from vae_manager.codec.kinds.network import Network
-from vae_manager.errors import BadInputError
 
 NORM_EPS = 1e-6
 """GroupNorm epsilon of ldm and diffusers VAEs (torch's own default is 1e-5)."""
@@ -200,17 +199,6 @@ class AutoencoderKL(Network[KLConfig]):
             self.quant_conv = nn.Conv2d(2 * hidden, 2 * latent, 1)
         if config.post_quant_conv:
             self.post_quant_conv = nn.Conv2d(latent, hidden, 1)
-
-    def encode_moments(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] → (N, 2·C, h, w): mean, then log-variance, unscaled.
-
-        Raises:
-            BadInputError: it has a decoder only.
-        """
-        if not self.config.encodes:
-            raise BadInputError("This VAE has a decoder only, so it cannot encode pictures; choose a whole one.")
-        h = self.encoder(x)
-        return self.quant_conv(h) if self.config.quant_conv else h
 
     def decode(self, z: Tensor) -> Tensor:
         """Unscaled latent (N, C, h, w) → (N, 3, H, W), about [-1, 1], not clamped."""

@@ -197,10 +197,6 @@ class LiteVAE(Network[LiteConfig]):
         h = self.encoder(x)
         return self.pre_conv(h) if self.config.pre_conv else h
 
-    def encode(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] → the mean latent (N, C, H/8, W/8)."""
-        return self.encode_moments(x).chunk(2, dim=1)[0]
-
     def decode(self, z: Tensor) -> Tensor:
         """Latent (N, C, h, w) → (N, 3, 8h, 8w), about [-1, 1], not clamped."""
         return self.decoder(self.post_conv(z) if self.config.post_conv else z)

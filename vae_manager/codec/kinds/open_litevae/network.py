@@ -266,10 +266,6 @@ class OpenLiteVAE(Network[OpenConfig]):
         h = self.encoder(x)
         return self.quantizer["quant_conv"](h) if self.config.quant else h
 
-    def encode(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] → the mean latent (N, C, H/8, W/8)."""
-        return self.encode_moments(x).chunk(2, dim=1)[0]
-
     def decode(self, z: Tensor) -> Tensor:
         """Latent (N, C, h, w) → (N, 3, 8h, 8w), about [-1, 1], not clamped."""
         return self.decoder(self.quantizer["post_quant_conv"](z) if self.config.quant else z)
