@@ -32,11 +32,11 @@ def test_a_picture_of_ours_switches_the_panel_on_and_another_one_off(session: Se
     assert pasted(session, {"Steps": "1"}) == default
     assert pasted(session, {KEY: "", "Steps": "1"})["enabled"] is False
     line = "vae=b.safetensors; encode_vae=Baked; hires_vae=c.safetensors; decode=exact; color=manual; "
-    line += "color_strength=0.5; contrast=1.25; brightness=-0.1; saturation=0"
+    line += "color_strength=0.5; contrast=1.25; brightness=-0.1; saturation=0; padding=reflect"
     assert pasted(session, {KEY: line}) == {
         "enabled": True, "vae": "b.safetensors", "encode_vae": "Baked", "hires_vae": "c.safetensors",
         "decode": "exact", "color": "manual", "color_strength": 0.5, "contrast": 1.25, "brightness": -0.1,
-        "saturation": 0.0,
+        "saturation": 0.0, "padding": "reflect",
     }  # fmt: skip
 
 
