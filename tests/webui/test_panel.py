@@ -132,7 +132,7 @@ def values(page) -> str:
 
 
 def test_starts_off_on_automatic_with_every_file_in_the_list(page):
-    assert values(page) == "(False, 'Automatic', 'same', 'same', 'auto', 'off', 1, 1, 0, 1, None)"
+    assert values(page) == "(False, 'Automatic', 'same', 'same', 'auto', 'off', 1, 1, 0, 1, None, 'auto')"
     page.locator("#vae_manager_txt2img_vae input").first.click()
     for name in ("Automatic", "Baked", "one.safetensors", "sub/flux.safetensors", "broken.safetensors"):
         option(page, name).wait_for()
@@ -142,7 +142,7 @@ def test_a_choice_is_described_and_reaches_the_job(page):
     choose(page, "one.safetensors")
     about(page, "A VAE of mine · for Stable Diffusion 1.x and 2.x · fp32")
     page.locator("#vae_manager_txt2img-checkbox input").check()
-    assert values(page) == "(True, 'one.safetensors', 'same', 'same', 'auto', 'off', 1, 1, 0, 1, None)"
+    assert values(page) == "(True, 'one.safetensors', 'same', 'same', 'auto', 'off', 1, 1, 0, 1, None, 'auto')"
 
 
 def test_files_that_cannot_be_used_say_so_at_once(page):
@@ -277,7 +277,7 @@ def test_values_by_hand_are_there_where_they_are_asked_for(page):
     contrast.wait_for(state="visible")
     contrast.fill("1.2")
     contrast.press("Tab")
-    assert values(page).endswith("'manual', 1, 1.2, 0, 1, None)")
+    assert values(page).endswith("'manual', 1, 1.2, 0, 1, None, 'auto')")
     color(page, "auto")
     contrast.wait_for(state="hidden")
 
