@@ -2,11 +2,13 @@
 #
 #   make test TORCH=system   uses the torch of the Python that makes the environment (PYTHON=…), instead of
 #                            installing the pinned one.
+#   make test JOBS=4         runs so many processes of tests beside each other; the usual 2 are right for two cores.
 #   make test CHROMIUM=yes   installs Chromium on the system, which the browser tests need; CHROMIUM=no does not ask.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= 2.13.0
 CHROMIUM ?=
+JOBS ?= 2
 VENV := .venv
 PIP := -m pip install --quiet --disable-pip-version-check
 
@@ -21,7 +23,7 @@ ui: .venv-ui/.ready
 
 test: $(VENV)/.dev-ready .venv-gradio3/.ready .venv-gradio4/.ready .venv-ui/.ready chromium
 	$(MAKE) --no-print-directory lint
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 test-live: $(VENV)/.dev-ready
 	$(VENV)/bin/python -m pytest -m live tests/live
