@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tools.build_color_set import FAULTS, FROM_PHOTOS, fault_matrix
-from vae_manager.color.blind import CARE, MAX_CHROMA, MAX_SHIFT, SURE, abstains, features
+from vae_manager.color.blind import CARE, LEAF, MAX_CHROMA, MAX_SHIFT, SURE, abstains, features
 from vae_manager.color.correct import to_levels
 from vae_manager.color.images import levels
 from vae_manager.color.matrix import LUMA, adjustment, affine, compose
@@ -300,22 +300,21 @@ def _lab(v: Tensor) -> Tensor:
 
 
 def write(path: Path, forests: list[Forest], offset: float) -> None:
-    """The forests as `blind.py` reads them: the nodes of all trees in a row, leaves pointing at themselves."""
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("feature", "threshold", "below", "above", "value")}
+    """The forests as `blind._trees` reads them: the nodes of all trees in a row."""
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("feature", "number", "below", "above")}
     roots, firsts, count = [], [], 0
     for forest in forests:
         firsts.append(len(roots))
         for (tree,) in forest._predictors:
-            nodes, own = tree.nodes, np.arange(len(tree.nodes))
+            nodes = tree.nodes
             leaf = nodes["is_leaf"].astype(bool)
-            columns["feature"].append(np.where(leaf, 0, nodes["feature_idx"]))
-            columns["threshold"].append(np.where(leaf, 0, nodes["num_threshold"]))
-            columns["below"].append(np.where(leaf, own, nodes["left"]) + count)
-            columns["above"].append(np.where(leaf, own, nodes["right"]) + count)
-            columns["value"].append(np.where(leaf, nodes["value"], 0))
+            columns["feature"].append(np.where(leaf, LEAF, nodes["feature_idx"]))
+            columns["number"].append(np.where(leaf, nodes["value"], nodes["num_threshold"]))
+            columns["below"].append(np.where(leaf, 0, nodes["left"]))
+            columns["above"].append(np.where(leaf, 0, nodes["right"]))
             roots.append(count)
             count += len(nodes)
-    kinds = {"feature": np.int16, "threshold": np.float32, "below": np.int32, "above": np.int32, "value": np.float32}
+    kinds = {"feature": np.uint8, "number": np.float32, "below": np.uint8, "above": np.uint8}
     tensors = {name: np.concatenate(parts).astype(kinds[name]) for name, parts in columns.items()}
     depth = max(int(tree.nodes["depth"].max()) for forest in forests for (tree,) in forest._predictors)
     tensors |= {"roots": np.array(roots, np.int32), "forests": np.array(firsts, np.int32)}

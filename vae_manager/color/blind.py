@@ -21,6 +21,9 @@ from vae_manager.color.statistics import TONES, Statistics, saturations
 
 TREES = Path(__file__).resolve().parent.parent / "data" / "color_trees.safetensors"
 
+LEAF = 255
+"""Stands for the feature of a node without children."""
+
 SURE = (0.3, 0.7)
 """Below the first score nothing is done, above the second everything."""
 
@@ -142,5 +145,19 @@ def _answers(x: np.ndarray) -> list[float]:
 @cache
 def _trees() -> dict[str, np.ndarray]:
     """`feature`, `threshold`, `below`, `above` and `value` of every node, `roots` of every tree, the first tree of each
-    of the `forests` with its `baseline`, the `depth` of the deepest, and by how much the score's logit is `lowered`."""
-    return load_file(TREES)
+    of the `forests` with its `baseline`, the `depth` of the deepest, and by how much the score's logit is `lowered`.
+
+    In the file a node is seven bytes: where its children are, counted from its tree's root, the `feature` (`LEAF`: it
+    has no children) and one `number`, a leaf's value or the threshold of a split.
+    """
+    kept = load_file(TREES)
+    roots, own = kept["roots"], np.arange(len(kept["feature"]), dtype=np.int32)
+    root = np.repeat(roots, np.diff(np.append(roots, len(own))))
+    leaf = kept["feature"] == LEAF
+    return {
+        **kept,
+        "feature": np.where(leaf, 0, kept["feature"]).astype(np.int16),
+        "threshold": np.where(leaf, 0, kept["number"]),
+        "value": np.where(leaf, kept["number"], 0),
+        **{side: np.where(leaf, own, root + kept[side]).astype(np.int32) for side in ("below", "above")},
+    }

@@ -32,9 +32,10 @@ SEEN = 0.03
 SURE = 0.7
 """Logit of the model from which on all of a fault is undone; from 0 on some."""
 
-NEAR = 0.08
-"""Half of the pictures must come so near the darkest one's black, as they do where it is the VAE's own: fog is as thick
-as it pleases, and pools of it are not what the model knows best."""
+NEAR = 0.06
+"""The blacks of half of the pictures, from the darkest or the next one on (one in eight may be a JPEG file with edges
+that are too sharp), must lie within so much of one another, as they do where it is the VAE's own: fog is as thick as it
+pleases, and pools of it are not what the model knows best."""
 
 AGREE = 0.03
 """Where both ends are missing, the least levels of all pictures are the black points, unless the model says that black
@@ -129,8 +130,7 @@ def verdict(pictures: Sequence[Statistics]) -> Verdict:
     """
     found, said = ends(pictures), ask(pictures)
     sure = smoothstep(said.fault / SURE)
-    near = sum(_floor(s) - found.floor <= NEAR for s in pictures)
-    if sure <= 0 or said.black < SEEN or 2 * near < len(pictures):
+    if sure <= 0 or not _lifted(sorted(_floor(s) for s in pictures)):
         return _white_alone(pictures, found)
     if found.reached is None and found.floor >= said.black - AGREE:
         return Verdict(found, torch.lerp(identity(), _both_ends(pictures, found), sure), True, True)
@@ -139,6 +139,13 @@ def verdict(pictures: Sequence[Statistics]) -> Verdict:
     black, white = (sure * min(max(shift, 0.0), MAX_SHIFT) for shift in (said.black, too * said.white))
     chroma = math.exp(sure * too * min(max(said.chroma, 0.0), math.log(GAINS[1])))
     return Verdict(found, stretch(black, 1 - white, chroma), True, white > SEEN)
+
+
+def _lifted(floors: Sequence[float]) -> bool:
+    """Whether most of the pictures miss black, and half of them alike. `floors`: from the darkest on."""
+    half = len(floors) // 2
+    alike = any(floors[i + half - 1] - floors[i] <= NEAR for i in range(len(floors) // 8 + 1))
+    return alike and floors[half] >= SEEN
 
 
 def pooled_map(pictures: Sequence[Statistics]) -> Tensor:

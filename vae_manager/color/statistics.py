@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vae_manager.color.matrix import LUMA
 
-SAMPLE = 1 << 15
+SAMPLE = 1 << 14
 """About this many pixels are looked at, evenly spread."""
 
 BINS = 1024
@@ -98,7 +98,7 @@ class OwnEnds:
 
 def own_ends(pixels: Tensor) -> OwnEnds | None:
     """Of what a decoder puts out (3, H, W), 0 being black and 1 white; None where it is not finite."""
-    stride = max(1, math.ceil(math.sqrt(pixels.shape[1] * pixels.shape[2] / SAMPLE)))
+    stride = _stride(pixels)
     v = _sample(pixels[:, ::stride, ::stride]).reshape(3, -1)
     if not math.isfinite(float(v.sum())):
         return None
@@ -134,7 +134,7 @@ def statistics(pixels: Tensor, whole: bool = True) -> Statistics:
     Whether all of it is finite is looked up in every pixel; in those of the sample only, where it is not to be the
     `whole`: for `correct.treat`, which sees the others.
     """
-    stride = max(1, math.ceil(math.sqrt(pixels.shape[1] * pixels.shape[2] / SAMPLE)))
+    stride = _stride(pixels)
     v = _sample(pixels[:, ::stride, ::stride])
     if not (all_finite(pixels) if whole else math.isfinite(float(v.sum()))):
         return NOT_FINITE
@@ -182,6 +182,10 @@ def saturations(pictures: Sequence[Statistics], floor: float, ceiling: float) ->
 def all_finite(pixels: Tensor) -> bool:
     """Whether no pixel is NaN or infinite: one anywhere makes the sum so."""
     return math.isfinite(float(pixels.sum(dtype=torch.promote_types(pixels.dtype, torch.float32))))
+
+
+def _stride(pixels: Tensor) -> int:
+    return max(1, round(math.sqrt(pixels.shape[1] * pixels.shape[2] / SAMPLE)))
 
 
 def _sample(view: Tensor) -> np.ndarray:
