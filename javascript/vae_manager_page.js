@@ -18,15 +18,18 @@
 
     // Gradio may show a button before it listens to it, so what was pressed is pressed again until there is an answer
     const open = (tries) => {
-        if (!filled() && tries < 12 && button("open")) {
-            button("open").click();
-            setTimeout(open, 2000 * (tries + 1), tries + 1);
+        if (filled() || tries >= 20) {
+            return;
         }
+        if (button("open")) {
+            button("open").click();
+        }
+        setTimeout(open, Math.min(2000 * (tries + 1), 10000), tries + 1);
     };
 
     let opened = false;
     const view = new IntersectionObserver((entries) => {
-        if (!opened && entries.some((entry) => entry.isIntersecting) && button("open")) {
+        if (!opened && entries.some((entry) => entry.isIntersecting)) {
             opened = true;
             view.disconnect();
             open(0);
