@@ -259,6 +259,9 @@ def test_colours(comfy: Comfy):
     }
     found, texts = decoded(comfy, "colours", graph)
     assert found.shape == (1, SIDE[1], SIDE[0], 3) and texts["out"].startswith("picture 1: ")
+    own = {**graph, "keep": node("TestKeep", name="as-it-was", image=["picture", 0])}
+    comfy.run(own)
+    assert torch.equal(found, comfy.kept("as-it-was"))
     pale = {
         **graph,
         "out": node(

@@ -44,13 +44,14 @@ class ColourFix:
         pixels = image[..., :3].movedim(-1, 1)
         shown = None if reference is None else Reference(reference[0, ..., :3].movedim(-1, 0))
         pool = [statistics(picture) for picture in pixels] if session and len(pixels) > 1 else []
-        done, lines = [], list[str]()
+        done, lines, changed = [], list[str](), False
         for number, picture in enumerate(pixels, 1):
             found = diagnose(Evidence(picture, reference=shown, pool=pool))
             treated, found = treat(picture, found, strength if mode == "auto" else 0.0)
             done.append(treated.to(picture))
-            lines.append(f"picture {number}: {found.reason}{'' if treated is picture else '; corrected'}")
-        changed = any(one is not other for one, other in zip(done, pixels))
+            corrected = treated is not picture
+            changed = changed or corrected
+            lines.append(f"picture {number}: {found.reason}{'; corrected' if corrected else ''}")
         out = image if not changed else torch.cat([torch.stack(done).movedim(1, -1).clamp(0, 1), image[..., 3:]], -1)
         report = "\n".join(lines)
         return {"ui": {"text": [report]}, "result": (out, report, changed)}

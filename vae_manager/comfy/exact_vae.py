@@ -109,9 +109,8 @@ def run(
             return _logged(own(x, *args, **kwargs) if not tiled else getattr(vae, name)(x), told)
     except _Declined:
         pass
-    except Interrupted:
-        manager.throw_exception_if_processing_interrupted()
-        raise
+    except Interrupted as error:  # ComfyUI forgets the wish to stop as it throws this itself, in its progress bar
+        raise manager.InterruptProcessingException from error
     return _logged(own(x, *args, **kwargs), told)
 
 
