@@ -74,11 +74,15 @@ def test_no_prompt_breaks_it(prompt: str):
 def test_a_prompt_ten_times_as_long_takes_ten_times_as_long(text: str):
     """Not a hundred times: a prompt comes from anybody, and the WebUI waits for it."""
     short, long = ("<vae:" + text * count for count in (5_000, 50_000))
-    begun = time.process_time()
-    take_vae_tag(short)
-    between = time.process_time()
-    take_vae_tag(long)
-    assert time.process_time() - between < 40 * (between - begun) + 0.05
+
+    def within() -> bool:
+        begun = time.process_time()
+        take_vae_tag(short)
+        between = time.process_time()
+        take_vae_tag(long)
+        return time.process_time() - between < 40 * (between - begun) + 0.05
+
+    assert any(within() for _ in range(10))  # once is enough: a busy machine slows either, a fault the long one always
 
 
 @pytest.mark.timeout(120)
