@@ -137,8 +137,10 @@ def sdxl_config() -> dict[str, object]:
         },
     }  # fmt: skip
     sgm = "sgm.modules.diffusionmodules."
-    clip_g = {"arch": "ViT-bigG-14", "version": "laion2b_s39b_b160k", "freeze": True, "layer": "penultimate",
-              "always_return_pooled": True, "legacy": False}  # fmt: skip
+    clip_g: dict[str, object] = {
+        "arch": "ViT-bigG-14", "version": "laion2b_s39b_b160k", "freeze": True, "layer": "penultimate",
+        "always_return_pooled": True, "legacy": False,
+    }  # fmt: skip
     embedders: list[dict[str, object]] = [
         _embedder("txt", "FrozenCLIPEmbedder", {"layer": "hidden", "layer_idx": 11}),
         _embedder("txt", "FrozenOpenCLIPEmbedder2", clip_g),

@@ -62,7 +62,8 @@ def choose(webui: WebUI, zoo: Zoo, model: Model) -> Loaded:
 @pytest.fixture(scope="module")
 def models(request: pytest.FixtureRequest, webui_dir: Path) -> tuple[Model, ...]:
     """Those of the tests that were chosen which this WebUI runs."""
-    chosen = [item.callspec.params.get("loaded") for item in request.session.items if hasattr(item, "callspec")]
+    functions = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    chosen = [item.callspec.params.get("loaded") for item in functions if hasattr(item, "callspec")]
     return tuple(model for model in MODELS if model in chosen and kind_of(webui_dir) in model.hosts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def wan(session: Session, host: OneModel) -> Stage:
     return host.model.first_stage_model
 
 
-def begin(session: Session, prompts: list[str], **settings: str) -> Processing:
+def begin(session: Session, prompts: list[str], **settings: Any) -> Processing:
     job = Processing(prompts)
     session.begin(job)
     session.start(job, PanelSettings(True, **settings))
