@@ -119,9 +119,11 @@ def _clipped_first(v: Tensor, fault: Fault, quality: int | None) -> Case:
 
 def _nearest(cases: Sequence[Case]) -> tuple[float, float, float]:
     """By least squares over what is clipped nowhere."""
-    bad, truth = (torch.cat([v.reshape(3, -1)[:, ::40] for v in part]).reshape(len(cases), 3, -1) for part in (
-        [one.bad for one in cases], [one.truth for one in cases]))  # fmt: skip
-    return nearest(*(v.transpose(0, 1).reshape(3, -1).double().numpy() for v in (bad, truth)))
+    bad, truth = (
+        torch.cat([v.reshape(3, -1)[:, ::40] for v in part], dim=1).double().numpy()
+        for part in ([one.bad for one in cases], [one.truth for one in cases])
+    )
+    return nearest(bad, truth)
 
 
 def nearest(bad: Array, truth: Array) -> tuple[float, float, float]:
@@ -135,7 +137,7 @@ def nearest(bad: Array, truth: Array) -> tuple[float, float, float]:
     gain = together[0, 1] / together[0, 0]
     offset = wanted.mean() - gain * y.mean()
     chroma = ((bad - y) * (truth - wanted)).sum() / ((bad - y) ** 2).sum() / gain
-    return -offset / gain, 1 - (1 - offset) / gain, math.log(max(chroma, 0.3))
+    return float(-offset / gain), float(1 - (1 - offset) / gain), math.log(max(float(chroma), 0.3))
 
 
 # --- the fit
@@ -219,7 +221,7 @@ def main() -> None:
     """Parse the command line and fit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--photos", type=Path, default=Path("photos"))
-    parser.add_argument("--pools", type=int, default=1200)
+    parser.add_argument("--pools", type=int, default=1600)
     parser.add_argument("--out", type=Path, default=Path("vae_manager/data/color_pools.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
