@@ -80,6 +80,8 @@ def test_what_was_not_foreseen_is_a_sentence_and_can_be_shown(monkeypatch, capsy
         main(["list"])
     ended_by(monkeypatch, RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"))
     assert main(["list"]) == 2 and "not enough memory" in capsys.readouterr().err
+    ended_by(monkeypatch, RuntimeError("\"slow_conv2d_cpu\" not implemented for 'Half'"))
+    assert main(["list"]) == 2 and "--dtype fp32" in capsys.readouterr().err
 
 
 def test_wrong_options_are_one_sentence(capsys):

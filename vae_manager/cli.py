@@ -86,6 +86,8 @@ def _unforeseen(error: Exception) -> str:
     texts = ("not enough memory", "out of memory", "can't allocate memory", "bad_alloc")
     if isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts):
         return "There is not enough memory for this; close other programs or use a smaller picture."
+    if "not implemented for 'Half'" in str(error):  # torch 2.1 on the CPU
+        return "This PyTorch cannot compute in float16 here; choose --dtype fp32 or bf16, or use a newer PyTorch."
     if os.environ.get("VAE_MANAGER_DEBUG"):
         raise error
     return (
