@@ -30,7 +30,7 @@ class Faults(scripts.Script):
 
     def process_before_every_sampling(self, p, mode="", **kwargs):
         if mode == "sampling":
-            print("VAE Manager faults: sampling begins", flush=True)
+            print("VAE Manager faults: sampling begins; said:", *getattr(p, "comments", ()), flush=True)
 
     def process_batch(self, p, mode="", **kwargs):
         if mode == "interrupt":
