@@ -40,8 +40,8 @@ class Network(nn.Module, Generic[C]):
         """
         if not hasattr(self, "encoder"):
             raise BadInputError("This VAE has a decoder only, so it cannot encode pictures; choose a whole one.")
-        h = self.encoder(x)
-        return self.quant_conv(h) if hasattr(self, "quant_conv") else h
+        h: Tensor = self.get_submodule("encoder")(x)
+        return self.get_submodule("quant_conv")(h) if hasattr(self, "quant_conv") else h
 
     def encode(self, x: Tensor) -> Tensor:
         """Pictures → the mean latent (N, C, h, w), unscaled."""
