@@ -196,7 +196,6 @@ _MODEL = (
             "model.forge_objects.unet.model",
             "model.forge_objects.unet.model.model_config",
             "model.forge_objects.unet.model.model_config.latent_format",
-            "model.forge_objects.unet.model.model_config.latent_format.scale_factor",
         ),
         hosts=(REFORGE,),
     ),
