@@ -73,7 +73,7 @@ def _matcher(args: argparse.Namespace, folder: Path) -> Matcher:
         raise BadInputError(" ".join(rules.problems))
     tagged = take_vae_tag(args.prompt or "")
     return Matcher(
-        VaeIndex(vaes, HashCache(open_store(home))),
+        VaeIndex(vaes, HashCache(open_store(home), alone=True)),
         rules,
         presets,
         FactsCache(open_store(home)),

@@ -11,6 +11,7 @@ import stat
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from vae_manager.library.tensors import SUFFIXES
@@ -48,6 +49,7 @@ class VaeFile:
         return (str(self.path), self.size, self.mtime_ns)
 
 
+@lru_cache(maxsize=8192)
 def file_stem(name: str) -> str:
     """`sub/model.vae.safetensors` → `model`."""
     name = name.rsplit("/", 1)[-1]

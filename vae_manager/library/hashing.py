@@ -52,15 +52,24 @@ def sha256_of(path: Path, progress: Progress | None = None) -> str:
 class HashCache:
     """The known hashes, in memory and in the store. Safe to share between threads and processes."""
 
-    def __init__(self, store: Store | None = None) -> None:
-        """`store`: where to keep the hashes; None keeps them for this process only."""
+    def __init__(self, store: Store | None = None, alone: bool = False) -> None:
+        """`store`: where to keep the hashes; None keeps them for this process only. `alone`: what is not known is not
+        looked for again, for nobody else is expected to compute it meanwhile."""
         self._store = store or Store(None)
+        self._unknown: set[tuple[str, str]] | None = set() if alone else None
         _take_over(self._store)
 
     def peek(self, file: VaeFile) -> str | None:
         """The hash, if it is known for just this version of the file. Never reads the file."""
+        version = str(file.path), stamp_of(file)
+        if self._unknown and version in self._unknown:
+            return None
         found = self._store.get(KIND, file_key(file.path), stamp_of(file))
-        return found if isinstance(found, str) and len(found) == 64 else None
+        if isinstance(found, str) and len(found) == 64:
+            return found
+        if self._unknown is not None:
+            self._unknown.add(version)
+        return None
 
     def sha256(self, file: VaeFile, progress: Progress | None = None) -> str:
         """The hash, computed if need be.
@@ -78,6 +87,8 @@ class HashCache:
         if changed:
             raise VaeFileError("it was changed while it was being read; try again when its download is finished")
         self._store.put(KIND, file_key(file.path), stamp_of(file), sha256)
+        if self._unknown:
+            self._unknown.discard((str(file.path), stamp_of(file)))
         return sha256
 
 

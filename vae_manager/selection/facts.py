@@ -115,6 +115,7 @@ class FactsCache:
 
     def __init__(self, store: Store | None = None) -> None:
         self._store = store or Store(None)
+        self._read: dict[tuple[str, str], tuple[str, Any]] = {}
 
     def checkpoint(self, file: VaeFile) -> CheckpointFacts:
         """The facts of a checkpoint; a file that cannot be read has a `problem`."""
@@ -173,7 +174,14 @@ class FactsCache:
         self._store.flush()
 
     def _get(self, kind: str, file: VaeFile, type_: type[Facts], read: Any) -> Facts:
-        kind = f"{kind} {REVISION}"
+        own, stamp = (kind, str(file.path)), stamp_of(file)
+        if (held := self._read.get(own)) is not None and held[0] == stamp:
+            return held[1]
+        found = self._stored(f"{kind} {REVISION}", file, type_, read)
+        self._read[own] = stamp, found
+        return found
+
+    def _stored(self, kind: str, file: VaeFile, type_: type[Facts], read: Any) -> Facts:
         known = self._store.get(kind, file_key(file.path), stamp_of(file))
         if isinstance(known, dict):
             try:
