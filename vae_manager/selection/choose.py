@@ -331,10 +331,11 @@ def _certain(job: _Job, checkpoint: Checkpoint) -> Iterator[VaeFile]:
 
 
 def _is_certain(checkpoint: Checkpoint, vae: VaeFile) -> bool:
-    if padding_of_file(vae) == "reflect":
-        return False  # an EQ-VAE's latents are those of models that were trained with it, and of no others
     facts = checkpoint.vae_facts(vae)
-    return facts.latents.certain and facts.channels is not None and facts.latents.firm == checkpoint.latents.firm
+    if not facts.latents.certain or facts.channels is None or facts.latents.firm != checkpoint.latents.firm:
+        return False
+    # an EQ-VAE's latents are those of models that were trained with it, and of no others; it takes a look at the disk
+    return padding_of_file(vae) != "reflect"
 
 
 def _nothing(job: _Job, detail: str) -> tuple[str, ...]:
