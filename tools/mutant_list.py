@@ -171,7 +171,7 @@ SELECTION = [
     ),
     *of(
         "selection/checkpoint",
-        "tests/selection/test_choose.py",
+        "tests/test_models.py",
         channels_do_not_matter=(
             "mine and facts.channels is not None and facts.channels not in",
             "False and facts.channels not in",

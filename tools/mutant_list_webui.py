@@ -41,8 +41,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         written_states_are_kept=("if was_written(installed):", "if False:"),
         forgotten_before_it_is_put_back=(
-            "            remove(installed)\n        self._installed",
-            "            self._installed = None\n            remove(installed)\n        self._installed",
+            "            remove(installed)\n",
+            "            self._installed = None\n            remove(installed)\n",
         ),
     ),
     *of(
@@ -54,7 +54,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *of(
         "webui/session",
         HOSTS,
-        finish_without_undo=("job.first_passes.clear()\n            self._leave()", "job.first_passes.clear()"),
+        finish_without_undo=("job.own_ends.clear()\n            self._leave()", "job.own_ends.clear()"),
         a_failed_job_is_left_in_place=(
             "            self._leave()\n            view = PictureJob.of(p)\n            view.forget()",
             "            view = PictureJob.of(p)\n            view.forget()",
@@ -70,6 +70,10 @@ MUTANTS: tuple[Mutant, ...] = (
         SESSION,
         scale_fixed_the_wrong_way=("return z * factor", "return z / factor"),
         previews_count_as_pictures=("if self._batch is None or not self._in_batch():", "if self._batch is None:"),
+    ),
+    *of(
+        "webui/baked",
+        SESSION,
         baked_is_taken_at_the_hosts_word=(
             "job.own is None and automatic and checkpoint",
             "job.own is None and checkpoint",
@@ -158,7 +162,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "before=guards.ensure, after=guards.release)",
         ),
         reforge_does_not_tell_its_scale=(
-            'found = getattr(model.forge_objects.unet.model.model_config.latent_format, "scale_factor", None)',
+            'found = getattr(self._format(model), "scale_factor", None)',
             "found = None",
         ),
     ),
