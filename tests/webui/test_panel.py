@@ -377,6 +377,7 @@ def switch(page, checkpoint: str) -> None:
         if box.input_value() != name:
             box.click()
             option(page, name).click()
+            page.wait_for_timeout(2000)  # the line may name it already, before our script has seen the choice
             about(page, f"{name}: ")
 
 
