@@ -12,9 +12,9 @@ import folder_paths
 from vae_manager.comfy.coding import CATEGORY
 from vae_manager.library.files import Folder, find_vaes
 from vae_manager.library.hashing import HashCache
-from vae_manager.selection.checkpoint import FactsCache, open_checkpoint
-from vae_manager.selection.choose import Wishes, choose
 from vae_manager.selection.decision import Decision
+from vae_manager.selection.facts import FactsCache
+from vae_manager.selection.matcher import Matcher
 from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.presets import Presets
 from vae_manager.selection.prompt_tags import take_vae_tag
@@ -65,18 +65,10 @@ def decide(ckpt_name: str, prompt: str) -> Decision:
     store = open_store(home)
     folders = [Folder(Path(folder)) for folder in folder_paths.get_folder_paths("vae") if Path(folder).is_dir()]
     index = VaeIndex(find_vaes([*folders, Folder(path.parent, marked_only=True)]), HashCache(store))
-    cache = FactsCache(store)
-    checkpoint = open_checkpoint(path, ckpt_name, index.hashes, cache, thorough=True, look="weights")
-    decision = choose(
-        Wishes(
-            prompt=take_vae_tag(prompt).vae,
-            checkpoint=checkpoint,
-            preset=Presets(home / "presets.json").find(checkpoint),
-            rules=load_rules(home / "rules.json", missing_ok=True),
-        ),
-        index,
-    )
-    cache.save()
+    rules = load_rules(home / "rules.json", missing_ok=True)
+    matcher = Matcher(index, rules, Presets(home / "presets.json"), FactsCache(store), take_vae_tag(prompt).vae)
+    decision = matcher.decide(matcher.checkpoint(path, ckpt_name, thorough=True))
+    matcher.cache.save()
     return decision
 
 
