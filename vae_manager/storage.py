@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vae_manager.errors import os_reason
 from vae_manager.json_text import parse_json
 from vae_manager.writing import write_whole
 
@@ -30,13 +31,13 @@ def read_json(path: Path) -> Any:
     try:
         return _load(path)
     except OSError as error:
-        log.warning("%s cannot be read (%s); going on without it", path, error.strerror)
+        log.warning("%s cannot be read (%s); going on without it", path, os_reason(error))
     except ValueError:
         try:
             with _locked(path):
                 return _load_or_set_aside(path)  # another process may have mended it meanwhile
         except OSError as error:
-            log.warning("%s is damaged and could not be set aside (%s)", path, error.strerror)
+            log.warning("%s is damaged and could not be set aside (%s)", path, os_reason(error))
     return None
 
 

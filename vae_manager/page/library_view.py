@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from vae_manager.errors import VaeFileError, VaeManagerError
+from vae_manager.errors import VaeFileError, VaeManagerError, os_reason
 from vae_manager.library.files import VaeFile, vae_file
 from vae_manager.library.report import Report, quick_report, report
 from vae_manager.page.house import House
@@ -85,7 +85,7 @@ def dropped_html(house: House, path: str) -> str:
     try:
         return _details(house, vae_file(Path(path)))
     except OSError as error:
-        return line(f"The file cannot be read ({error.strerror}).")
+        return line(f"The file cannot be read ({os_reason(error)}).")
 
 
 def _details(house: House, file: VaeFile) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vae_manager.errors import os_reason
 from vae_manager.json_text import parse_json
 from vae_manager.page.house import House
 from vae_manager.page.markup import line, problems, table
@@ -103,7 +104,7 @@ def save_rules(house: House, text: str) -> str:
     try:
         update_json(house.rules_file, lambda _: parse_json(text.encode()))
     except OSError as error:
-        return line(f"The rules could not be saved ({error.strerror}); the old ones are untouched.")
+        return line(f"The rules could not be saved ({os_reason(error)}); the old ones are untouched.")
     return line(f"Saved {len(found.rules)} rules. They count from the next picture on.")
 
 
@@ -119,7 +120,7 @@ def try_rules(house: House, text: str, name: str | None) -> str:
     try:
         decision = matcher.decide(matcher.checkpoint(path, name))
     except OSError as error:
-        return line(f"{name} cannot be read ({error.strerror}).")
+        return line(f"{name} cannot be read ({os_reason(error)}).")
     steps = [(step.step, step.outcome, step.detail) for step in decision.trace]
     return line(f"{name}: {_chosen(decision)}. {_why(decision)}.") + table(("Step", "Outcome", "Why"), steps)
 
