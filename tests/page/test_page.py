@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import make_state
+from tests.servers import wait_for
 from tests.webui.test_panel import CHROMIUM, ROOT, write
 
 VERSIONS = {"newest": ROOT / ".venv-ui"}
@@ -53,7 +52,7 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}/"
     try:
-        _wait_for(url, server, log)
+        wait_for(url, server, log)
         yield url
     finally:
         server.terminate()
@@ -65,17 +64,6 @@ def _checkpoint(path: Path) -> None:
 
     part = {"model.diffusion_model.x": make_state()["decoder.conv_in.weight"]}
     save_file(part, str(path), {"modelspec.architecture": "stable-diffusion-v1"})
-
-
-def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(3000):
-        assert server.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(url, timeout=30).read()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise TimeoutError(log.read_text())
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import FLUX, SD1, make_state
+from tests.servers import wait_for
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = {"3.41.2": ROOT / ".venv-gradio3", "4.40.0": ROOT / ".venv-gradio4"}
@@ -69,17 +68,6 @@ def page_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     finally:
         server.terminate()
         server.wait(10)
-
-
-def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(3000):
-        assert server.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(url, timeout=5).read()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise TimeoutError(log.read_text())
 
 
 @pytest.fixture
