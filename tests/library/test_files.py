@@ -134,3 +134,11 @@ def test_a_download_that_goes_on_while_it_is_hashed(tmp_path: Path):
 
     with pytest.raises(VaeFileError, match="download is finished"):
         HashCache(None).sha256(vae_file(path), progress=lambda d, s: grow(d, s) if d < 105 else None)
+
+
+def test_a_cache_that_is_alone_knows_what_it_has_computed_since(tmp_path: Path):
+    path = tmp_path / "v.safetensors"
+    path.write_bytes(b"a file")
+    hashes, file = HashCache(None, alone=True), vae_file(path)
+    assert hashes.peek(file) is None
+    assert hashes.sha256(file) == hashes.peek(file)
