@@ -111,12 +111,25 @@ class VaeIndex:
         if matches:
             choices = ", ".join(repr(file.name) for file in matches[:8])
             raise BadInputError(f"The VAE name {shown(wanted)} fits {len(matches)} files; write one of {choices}.")
-        near = difflib.get_close_matches(wanted.casefold(), [file.stem.casefold() for file in self.files], 1, 0.7)
-        meant = next((f" (did you mean {file.name!r}?)" for file in self.files if file.stem.casefold() in near), "")
+        near = self._nearest(wanted)
+        meant = f" (did you mean {near.name!r}?)" if near else ""
         raise BadInputError(
             f"There is no VAE {shown(wanted)} among the {len(self.files)} found{meant}; put the file into the VAE "
             "folder and refresh the list, or choose another."
         )
+
+    def _nearest(self, wanted: str) -> VaeFile | None:
+        """The file whose name is likest. Rules ask for the same missing VAEs once for every checkpoint."""
+        form = wanted.casefold()
+        if form not in self._likest:
+            near = difflib.get_close_matches(form, [file.stem.casefold() for file in self.files], 1, 0.7)
+            self._likest[form] = next((file for file in self.files if file.stem.casefold() in near), None)
+        return self._likest[form]
+
+    @cached_property
+    def _likest(self) -> dict[str, VaeFile | None]:
+        """What `_nearest` has found, by what was wanted."""
+        return {}
 
     @cached_property
     def _exact(self) -> tuple[dict[str, list[VaeFile]], ...]:
