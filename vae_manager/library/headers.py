@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from vae_manager.downloads import described
 from vae_manager.errors import VaeFileError, os_reason
@@ -125,11 +125,11 @@ def _parse(raw: bytes) -> tuple[Header, Mapping[str, tuple[int, int]], int]:
     """A header, where its tensors lie, and the bytes of all tensors."""
     try:
         metadata, rest = _split(raw.decode().rstrip("\0 \t\r\n"))  # padded to whole words
-        tensors, ranges, inner = _read_table(rest)
+        tensors, ranges, data_bytes, inner = _read_table(rest)
     except (ValueError, RecursionError) as error:
         raise VaeFileError("its header is not valid: the file is broken; fetch it again") from error
     found = metadata if isinstance(metadata, dict) else inner
-    return Header(tensors, _texts(found)), ranges, max((end for _, end in ranges.values()), default=0)
+    return Header(tensors, _texts(found)), ranges, data_bytes
 
 
 def _texts(metadata: object) -> dict[str, str]:
@@ -152,29 +152,27 @@ _DECODER = json.JSONDecoder()
 
 
 def _split(text: str) -> tuple[object, str]:
-    """The metadata, where they come first as safetensors writes them, and the header without them."""
+    """The metadata, where they come first as safetensors writes them, and what follows them or the opening brace."""
     start = _METADATA.match(text)
     if start is None:
-        return None, text
+        return None, text[1:]
     metadata, end = _DECODER.raw_decode(text, start.end())
     after = _AFTER_METADATA.match(text, end)
     if after is None:  # the whole, read below, says what is wrong
-        return None, text
-    return metadata, "{" + text[after.start(1) :].removeprefix(",")
+        return None, text[1:]
+    return metadata, text[after.end() if after[1] == "," else after.start(1) :]
 
 
 @lru_cache(maxsize=32)
-def _read_table(text: str) -> tuple[TensorTable, Mapping[str, tuple[int, int]], object]:
-    """The tensors of a header, where they lie, and the metadata where they were left in it."""
-    document = json.loads(text)
-    if not isinstance(document, dict):
-        raise ValueError
+def _read_table(rest: str) -> tuple[TensorTable, Mapping[str, tuple[int, int]], int, object]:
+    """The tensors of a header, where they lie, the bytes of all, and the metadata where they were left in it."""
+    document: dict[str, Any] = json.loads("{" + rest)
     metadata = document.pop("__metadata__", None)
     rows = {name: _tensor(name, entry) for name, entry in document.items()}
     table = TensorTable((name, info) for name, (info, _) in rows.items())
     ranges = {name: place for name, (_, place) in rows.items()}
     _refuse_overlaps(ranges)
-    return table, MappingProxyType(ranges), metadata
+    return table, MappingProxyType(ranges), max((end for _, end in ranges.values()), default=0), metadata
 
 
 def _refuse_overlaps(ranges: Mapping[str, tuple[int, int]]) -> None:

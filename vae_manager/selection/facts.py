@@ -6,7 +6,7 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 from vae_manager.codec.kinds.kind import Kind, KindName
@@ -66,7 +66,7 @@ class CheckpointFacts:
     """What is wrong with the baked VAE, or why the file could not be read: "it …"."""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def latents(self) -> Known:
         """The latent space that it paints in, by the header alone."""
         return _settled(self.claims)
@@ -89,7 +89,7 @@ class VaeFacts:
     evidence: str = ""
     """For people: how its family is known, or why it is not."""
 
-    @property
+    @cached_property
     def latents(self) -> Known:
         """The latent spaces that it may decode."""
         return _settled(self.claims)
