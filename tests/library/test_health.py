@@ -127,6 +127,8 @@ def test_what_only_looks_unusual_refuses_nothing(trained: dict[str, torch.Tensor
 def test_what_a_round_trip_says():
     assert trip_problems(RoundTrip(1.0, 0.0, 30.0), "sd1") == ()
     assert "washes pictures out: of their contrast 70%" in trip_problems(RoundTrip(0.7, 0.1, 30.0), "sdxl")[0]
+    assert trip_problems(RoundTrip(0.9, 0.0, 30.0), "sd1") == ()  # soft, as some good VAEs are
+    assert trip_problems(RoundTrip(0.8, 0.0, 30.0), "sd1")
     assert "(20 dB where 24 dB is the least)" in trip_problems(RoundTrip(1.0, 0.0, 20.0), "flux")[0]
     assert "no picture" in trip_problems(RoundTrip(float("nan"), 0.0, 0.0))[0]
 
