@@ -60,9 +60,12 @@ class VaeManager(scripts.Script):
                 lambda values, reference: calibration.calibrate(shelf, values, reference),
                 shelf.chooser.presets,
                 lambda: page_offer.page_offer(shelf),
+                lambda: presets.foreign(shelf),
+                lambda: shelf.told,
             ),
         )
         components.when_complete(tab, built.connect)
+        components.when_made(tab, built.follow_pictures)
         self.infotext_fields = paste.fields(built, shelf)
         self.paste_field_names = [str(key) for _, key in self.infotext_fields]
         return built.arguments()

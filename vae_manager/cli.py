@@ -28,7 +28,7 @@ EXAMPLES = {
     "decode": "latent.safetensors -o picture.png --vae vae.safetensors --memory-limit 2GiB",
     "interpolate": "a.safetensors b.safetensors -o between --steps 9",
     "merge": "a.safetensors b.safetensors --alpha 0.3 -o merged.safetensors",
-    "presets": "--export presets.json",
+    "presets": "--import-webui stable-diffusion-webui --preview",
     "check-host": "stable-diffusion-webui",
     "bench": "tiling",
     "demo": "",
@@ -222,6 +222,12 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--export", metavar="FILE", help="write all presets into one file")
     add.add_argument("--import", dest="import_", metavar="FILE", help="take over the presets of an exported file")
     add.add_argument("--import-cards", metavar="DIR", help="make presets of A1111's checkpoint cards below a folder")
+    add.add_argument(
+        "--import-webui",
+        metavar="WEBUI_DIR",
+        help="make presets of what a WebUI keeps of its own: A1111's and Forge's cards, Forge Neo's presets",
+    )
+    add.add_argument("--preview", action="store_true", help="with --import-webui: show them, and change nothing")
     add.add_argument("--replace", action="store_true", help="imported presets replace a checkpoint's own")
     add.add_argument("--presets", metavar="FILE", help="default: presets.json in the user's folder")
 

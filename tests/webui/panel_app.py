@@ -21,6 +21,7 @@ from vae_manager.library.hashing import HashCache
 from vae_manager.selection.checkpoint import open_checkpoint
 from vae_manager.selection.choose import Wishes, choose
 from vae_manager.selection.facts import FactsCache
+from vae_manager.selection.foreign import foreign_presets
 from vae_manager.selection.names import VaeIndex
 from vae_manager.selection.page_fields import page_values_of
 from vae_manager.selection.presets import Preset, Presets, VaeWish
@@ -34,10 +35,13 @@ FOLDER, PORT = Path(sys.argv[1]), int(sys.argv[2])
 HASHES = HashCache(None)
 LOADED = ["first.safetensors"]
 """The checkpoints that were chosen, the last one last."""
+MADE = [""]
+"""What is said of the pictures that were made, the last one last."""
 PRESETS = Presets(FOLDER / "presets.json")
 MODELS = Path(tempfile.mkdtemp(prefix="vae-manager-page-"))
 for name, architecture in (("first", "stable-diffusion-v1"), ("second", "flux-1-dev")):
     said = {"modelspec.architecture": architecture, "modelspec.resolution": "1024x768"}
+    (MODELS / f"{name}.json").write_text(json.dumps({"vae": "<b>one</b>"}))
     save_file({"x": np.zeros(1, np.float32)}, str(MODELS / f"{name}.safetensors"), said)
 
 
@@ -95,6 +99,12 @@ def offer():
     return PageOffer(LOADED[-1], kept.page, "preset", kept.by_itself, kept.by_itself)
 
 
+def foreign():
+    """Both checkpoints have a card."""
+    places = {path.name: path for path in sorted(MODELS.glob("*.safetensors"))}
+    return foreign_presets(places, open_checkpoint, VaeIndex(files(), HASHES), {}, PRESETS)
+
+
 with gr.Blocks() as page:
     # the host's own, where our script looks for them
     checkpoints = gr.Dropdown([*LOADED, "second.safetensors"], value=LOADED[0], elem_id="setting_sd_model_checkpoint")
@@ -124,12 +134,20 @@ with gr.Blocks() as page:
                 lambda settings, reference: f"calibrated {settings.vae} with {reference}",
                 PRESETS,
                 offer,
+                foreign,
+                lambda: MADE[-1],
             ),
         )
         for tab in ("txt2img", "img2img")
     ]
     panels[0].connect(fields)
     panels[1].connect({})
+    log = gr.HTML(elem_id="html_log_txt2img")
+    generate = gr.Button("generate", elem_id="txt2img_generate")
+    generate.click(
+        lambda: MADE.append(f"Last picture: <b>one</b> · number {len(MADE)}") or f"Time {len(MADE)}", [], [log]
+    )
+    panels[0].follow_pictures(log)
     seen = gr.Textbox(elem_id="seen")
     prompt_seen = gr.Textbox(elem_id="prompt_seen")
     gr.Button("read the prompt", elem_id="read_prompt").click(lambda text: text, [prompt], [prompt_seen])

@@ -248,6 +248,25 @@ def test_the_list_of_presets_follows_saving_forgetting_removing_and_importing(pa
     assert presets(page, 2)[1] == two
 
 
+def test_what_the_webui_keeps_of_its_own_is_shown_before_it_is_taken_over(page, page_url):
+    kept = page_url[1] / "presets.json"
+    before = kept.read_bytes()
+    unfold(page, "preset", "Presets")
+    page.locator("#vae_manager_txt2img_presets_group").get_by_text("Saved presets").click()
+    page.click("#vae_manager_txt2img_presets_look")
+    others = page.locator("#vae_manager_txt2img_presets_others").first
+    others.locator("tbody tr").nth(1).wait_for()
+    names = [row.locator("td").all_text_contents() for row in others.locator("tbody tr").all()]
+    assert names == [[f"{name}.safetensors", "<b>one</b>", "", "its card"] for name in ("first", "second")]
+    assert others.locator("b").count() == 0 and kept.read_bytes() == before
+    page.click("#vae_manager_txt2img_presets_take")
+    said(page, "Took over 2 presets.")
+    page.locator("#vae_manager_txt2img_presets_take").wait_for(state="hidden")
+    page.click("#vae_manager_txt2img_presets_look")
+    others.get_by_text("keeps nothing of its own").wait_for()
+    kept.write_bytes(before)
+
+
 def upload(page, path: Path) -> None:
     with page.expect_file_chooser() as chooser:
         page.click("#vae_manager_txt2img_presets_import")
@@ -458,6 +477,57 @@ def test_a_preset_fills_the_page_when_asked_and_by_itself_and_gives_it_back(page
     page.click("#vae_manager_txt2img_forget")
     about(page, "forgotten")
     offered(page, "The metadata of first")
+
+
+def test_the_line_about_the_last_picture_comes_when_it_is_made(page):
+    line = page.locator("#vae_manager_txt2img_last").first
+    assert line.is_hidden()
+    for number in (1, 2):
+        page.click("#txt2img_generate")
+        line.get_by_text(f"Last picture: <b>one</b> · number {number}").wait_for()
+    assert line.locator("b").count() == 0
+
+
+def test_sentences_stand_in_the_pages_language_and_names_stay_as_they_are(page):
+    words = json.loads((ROOT / "localizations" / "zh_CN.json").read_text(encoding="utf-8"))
+    page.evaluate("words => { window.localization = words; }", words)  # as the hosts do, before our scripts
+    page.add_script_tag(path=ROOT / "javascript" / "vae_manager_words.js")
+    choose(page, "sub/flux.safetensors")
+    about(page, "个潜空间通道")
+    choose(page, "<img src=x onerror=alert(1)>.safetensors")
+    about(page, "个文件里没有 VAE '<img src=x onerror=alert(1)>.safetensors'")
+    assert page.locator("#vae_manager_txt2img_about img").count() == 0
+    page.locator("#vae_manager_txt2img_about th", has_text="原因").wait_for(state="attached")
+    assert trace(page)[1][0] == "面板" and trace(page)[1][1] == "被拒绝"
+    page.locator('#vae_manager_txt2img_refresh[title^="重新查看文件夹"]').wait_for()
+
+
+STICKS_OUT = """() => {
+    const panel = document.querySelector("#vae_manager_txt2img");
+    const edge = panel.getBoundingClientRect();
+    const free = "input[type=file], .sr-only, .vae-manager-table *, svg *, option";
+    return [...panel.querySelectorAll("*")].filter((each) => {
+        const place = each.getBoundingClientRect();
+        return place.width && !each.matches(free) && (place.right > edge.right + 1 || place.left < edge.left - 1);
+    }).map((each) => each.id || `${each.tagName}.${each.className}`);
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_sticks_out_of_the_panel_at_any_width(page, page_url, theme: str):
+    page.goto(f"{page_url[0]}?__theme={theme}")
+    page.wait_for_selector("#vae_manager_txt2img_vae input")
+    page.add_style_tag(path=ROOT / "style.css")
+    unfold(page, "more", "More")
+    unfold(page, "preset", "Presets")
+    page.locator("#vae_manager_txt2img_presets_group").get_by_text("Saved presets").click()
+    page.locator("#vae_manager_txt2img_presets_export").wait_for()
+    color(page, "manual")
+    page.locator("#vae_manager_txt2img_contrast").wait_for(state="visible")
+    for width in (360, 768, 1280, 2560):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(300)
+        assert page.evaluate(STICKS_OUT) == [], width
 
 
 # --- cards

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from vae_manager.codec.kinds.network import Network
 from vae_manager.codec.kinds.registry import chain_of
 from vae_manager.codec.memory import free_bytes, is_out_of_memory, release_cached
-from vae_manager.codec.streaming.api import plan_decode, plan_encode, stream_decode, stream_encode
+from vae_manager.codec.streaming.api import Report, plan_decode, plan_encode, stream_decode, stream_encode
 from vae_manager.codec.streaming.plan import Plan
 from vae_manager.errors import Interrupted, MemoryLimitError, VaeManagerError
 
@@ -60,6 +60,8 @@ class Watch:
     """The VAEs whose activations have overflowed half precision."""
     streamed: list[str] = field(default_factory=list)
     """One line for every picture that was streamed."""
+    reports: list[Report] = field(default_factory=list)
+    """The same as figures."""
     own: str = "the WebUI's own"
     """What the host's own way is called in sentences."""
     promised: Callable[[Plan], None] = lambda plan: None
@@ -215,6 +217,7 @@ def _streamed(
     line = f"{noun}: {found.report.describe()}"
     log.info(line)
     watch.streamed.append(line)
+    watch.reports.append(found.report)
     return found.tensor
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from vae_manager.errors import BadInputError, os_reason
 from vae_manager.selection.decision import SAME
+from vae_manager.selection.foreign import Foreign, take_over
 from vae_manager.selection.page_fields import page_words
 from vae_manager.selection.preset_file import Owner, Preset, VaeWish
 from vae_manager.selection.preset_text import NONE_KEPT, by_hand, many, taken_over
@@ -16,6 +18,8 @@ from vae_manager.selection.settings import KEPT, TABLE
 from vae_manager.webui.trace import table
 
 FILE_NAME = "vae-manager-presets.json"
+FOREIGN_HEAD = ("Checkpoint", "VAE", "Page", "From")
+NOTHING_FOREIGN = "The WebUI keeps nothing of its own for a checkpoint that has no preset here."
 HEAD = ("Checkpoint", "VAE", "Encoding", "Hires pass", "Decode", "Colour", "Page", "")
 
 
@@ -56,6 +60,22 @@ def import_file(presets: Presets, path: Path, replace_own: bool) -> str:
         return taken_over(presets.import_from(path, replace_own))
     except BadInputError as error:
         return str(error).replace(str(path), path.name)
+    except OSError as error:
+        return f"The presets could not be taken over ({os_reason(error)}); yours are untouched."
+
+
+def foreign_html(found: Sequence[Foreign]) -> str:
+    """What could be taken over, as a table: nothing is until the next button is pressed."""
+    rows = [
+        (one.checkpoint.name, one.preset.vae.name, ", ".join(page_words(one.preset.page)), one.source) for one in found
+    ]
+    return table(FOREIGN_HEAD, rows) if rows else f"<p>{NOTHING_FOREIGN}</p>"
+
+
+def take_foreign(presets: Presets, found: Sequence[Foreign]) -> str:
+    """Take over what was shown; what was done, as a line."""
+    try:
+        return taken_over(take_over(found, presets))
     except OSError as error:
         return f"The presets could not be taken over ({os_reason(error)}); yours are untouched."
 

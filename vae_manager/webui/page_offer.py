@@ -36,8 +36,9 @@ class PageOffer:
         """The offer in a line; empty where there is none."""
         if not self.values:
             return ""
-        whose = "The preset of" if self.of == "preset" else "The metadata of"
-        return f"{whose} {self.checkpoint} has: {', '.join(page_words(self.values))}."
+        words = ", ".join(page_words(self.values))
+        preset, metadata = f"The preset of {self.checkpoint} has", f"The metadata of {self.checkpoint} has"
+        return f"{preset if self.of == 'preset' else metadata}: {words}."
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 
 from vae_manager.selection.decision import AUTOMATIC, BAKED, Step
+from vae_manager.selection.foreign import Foreign
 from vae_manager.selection.page_fields import PAGE_FIELDS
 from vae_manager.selection.presets import Presets
 from vae_manager.selection.settings import TABLE, PanelSettings, Setting
@@ -24,7 +25,7 @@ from vae_manager.webui.infotext import KEY
 from vae_manager.webui.offers import Offer, offers_html
 from vae_manager.webui.page_offer import PageOffer, PageWish
 from vae_manager.webui.preset_list import build_preset_list
-from vae_manager.webui.trace import line, trace_html
+from vae_manager.webui.trace import line, told, trace_html
 
 _ID = {"reference": "match"}
 """Where an element is not called like its setting."""
@@ -39,6 +40,9 @@ class Panel:
     connect: Callable[[Mapping[str, Any]], None]
     """To be called once, with the page's own components by the names of the fields that presets fill, while the page is
     built: the buttons that keep and fill do nothing before."""
+
+    follow_pictures: Callable[[Any], None]
+    """To be called once with a component that changes after each job: the line about the last picture comes then."""
 
     def arguments(self) -> list[Any]:
         return list(self.settings.values())
@@ -73,6 +77,10 @@ class Actions:
     """All presets, for their list."""
     offer: Callable[[], PageOffer]
     """What the page is offered for the checkpoint that comes next."""
+    foreign: Callable[[], Sequence[Foreign]]
+    """What the WebUI keeps of its own for checkpoints without a preset."""
+    last: Callable[[], str]
+    """How the last picture was made; empty where there is none of ours."""
 
     def names(self, again: bool = False) -> list[str]:
         """The VAE files' names, in the order of the offers."""
@@ -133,12 +141,13 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
             with gr.Row():
                 save = gr.Button("Save for this checkpoint", size="sm", elem_id=named("save"))
                 forget = gr.Button("Forget what is saved", size="sm", elem_id=named("forget"))
-            kept = build_preset_list(tab, parts.tool_button, actions.presets)
+            kept = build_preset_list(tab, parts.tool_button, actions.presets, actions.foreign)
+        last = gr.HTML(lambda: told(actions.last()), elem_id=named("last"), elem_classes=["vae-manager-last"])
     settings = [built[name] for name in TABLE]
     lists = [*(built[one.name] for one in vae_settings), reference]
     buttons = (refresh, star, follow, save, forget, calibrate)
     parts_of_page = (*row.components(), *keeping.components(), *kept.components)
-    for one in (*settings[1:], *buttons, about, reference, for_page, *parts_of_page):
+    for one in (*settings[1:], *buttons, about, last, reference, for_page, *parts_of_page):
         one.do_not_save_to_config = True  # the list of files changes; a saved value would go stale
 
     def read(choice: str, again: bool) -> list[Any]:
@@ -177,7 +186,11 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
         connect_row(row, keeping, follow, actions.offer, page)
 
     button(calibrate, lambda other, *given: actions.calibrate(from_arguments(given), other), [reference, *settings])
-    return Panel({name: built[name] for name in TABLE}, connect)
+
+    def follow_pictures(changes: Any) -> None:
+        changes.change(lambda: told(actions.last()), [], [last], show_progress="hidden")
+
+    return Panel({name: built[name] for name in TABLE}, connect, follow_pictures)
 
 
 def component(setting: Setting, elem_id: str, names: Callable[[bool], Sequence[str]]) -> Any:

@@ -6,15 +6,24 @@ each of its buttons; what another page or process has changed meanwhile is notic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from vae_manager.selection.foreign import Foreign
 from vae_manager.selection.presets import Presets
-from vae_manager.webui.kept_presets import export_file, import_file, labels, presets_html, remove_one
+from vae_manager.webui.kept_presets import (
+    export_file,
+    foreign_html,
+    import_file,
+    labels,
+    presets_html,
+    remove_one,
+    take_foreign,
+)
 from vae_manager.webui.trace import line
 
 
@@ -30,12 +39,15 @@ class PresetList:
     """What is kept now."""
 
 
-def build_preset_list(tab: str, tool_button: Callable[..., Any], presets: Presets) -> PresetList:
+def build_preset_list(
+    tab: str, tool_button: Callable[..., Any], presets: Presets, foreign: Callable[[], Sequence[Foreign]]
+) -> PresetList:
     """Build the list into the Gradio context that is open.
 
     Args:
         tab: 'txt2img' or 'img2img'; part of every element's id.
         tool_button: the host's small button.
+        foreign: what the WebUI keeps of its own, to be taken over.
     """
 
     def named(name: str) -> str:
@@ -54,6 +66,10 @@ def build_preset_list(tab: str, tool_button: Callable[..., Any], presets: Preset
             export = gr.Button("Export all", size="sm", elem_id=named("export"))
             upload = gr.UploadButton("Import a file", file_types=[".json"], size="sm", elem_id=named("import"))
             replace_own = gr.Checkbox(False, label="Imported ones replace my own", elem_id=named("replace"))
+        with gr.Row(equal_height=False):
+            look = gr.Button("Look for the WebUI's own", size="sm", elem_id=named("look"))
+            take = gr.Button("Take these over", size="sm", visible=False, elem_id=named("take"))
+        others = gr.HTML("", elem_id=named("others"))
         said = gr.HTML("", elem_id=named("said"))
         file = gr.File(label="All presets", visible=False, elem_id=named("file"))
     shown = (kept, chosen)
@@ -66,7 +82,18 @@ def build_preset_list(tab: str, tool_button: Callable[..., Any], presets: Preset
         [upload, replace_own],
         [said, *shown],
     )
-    return PresetList(shown, (*shown, refresh, remove, export, upload, replace_own, said, file), read)
+
+    def looked() -> list[Any]:
+        found = foreign()
+        return [foreign_html(found), gr.update(visible=bool(found))]
+
+    def taken() -> list[Any]:
+        return [line(take_foreign(presets, foreign())), "", gr.update(visible=False), *read()]
+
+    look.click(looked, [], [others, take])
+    take.click(taken, [], [said, others, take, *shown])
+    buttons = (refresh, remove, export, upload, replace_own, look, take)
+    return PresetList(shown, (*shown, *buttons, others, said, file), read)
 
 
 def _exported(presets: Presets) -> list[Any]:

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from vae_manager.errors import BadInputError, os_reason
 from vae_manager.selection.decision import AUTOMATIC, BAKED, SAME, Decision
+from vae_manager.selection.foreign import Foreign, foreign_presets
+from vae_manager.selection.matcher import checkpoint_files
 from vae_manager.selection.preset_file import Preset, VaeWish
 from vae_manager.selection.settings import PanelSettings, said_by
 from vae_manager.webui.describe import refusal_of
@@ -67,6 +69,18 @@ def forget_preset(shelf: Shelf) -> str:
     except OSError as error:
         return f"The preset could not be removed ({os_reason(error)}); it is untouched."
     return f"Forgotten: {checkpoint.file.path.name} is chosen for by rules and what is known of it again."
+
+
+def foreign(shelf: Shelf) -> list[Foreign]:
+    """What the WebUI keeps of its own for checkpoints that have no preset. Never raises."""
+    try:
+        folders = [folder.path for folder in shelf.host.vae_folders() if folder.marked_only]
+        places = {path.relative_to(folder).as_posix(): path for folder in folders for path in checkpoint_files(folder)}
+        settings, kept = shelf.host.own_settings(), shelf.chooser.presets
+        return foreign_presets(places, shelf.chooser.checkpoint, shelf.index(), settings, kept)
+    except Exception:
+        log.exception("VAE Manager could not read what the WebUI keeps of its own")
+        return []
 
 
 def is_kept(shelf: Shelf) -> bool:

@@ -24,6 +24,7 @@ from vae_manager.webui.hosts.base import Guards, Host
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.hosts.processed import Processed
 from vae_manager.webui.job import Job, Tags, name_of, overruled, read_tags, strip_tags, told
+from vae_manager.webui.last_picture import last_picture
 from vae_manager.webui.options import Options
 from vae_manager.webui.record import settle
 from vae_manager.webui.shelf import Shelf
@@ -63,6 +64,7 @@ class Session:
             self._leave()
             view = PictureJob.of(p)
             view.forget()  # the same object may have failed before
+            self.shelf.told = ""
             self.shelf.remember_standing(view)
 
     def prepare(self, p: object, settings: PanelSettings) -> None:
@@ -136,6 +138,7 @@ class Session:
             answer = Processed(processed)
             settle(answer)
             self.shelf.look_after(job)
+            self.shelf.told = last_picture(job)
             if job.warnings:
                 answer.write({**answer.parameters, WARNING_KEY: " ".join(job.warnings)})
 

@@ -78,6 +78,8 @@ class Shelf:
         """The VAEs whose activations have overflowed half precision in this run of the WebUI."""
         self.last: Job | None = None
         """The last job that was ours, for the panel and the REST interface."""
+        self.told = ""
+        """The line about the last picture; empty where nothing of ours made it."""
         self.pasted = float("-inf")
         """When a picture's parameters were pasted last, by `time.monotonic`."""
         self._index: VaeIndex | None = None

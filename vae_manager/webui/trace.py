@@ -13,8 +13,9 @@ def trace_html(steps: Sequence[Step]) -> str:
     if not steps:
         return ""
     head = ("Step", "Outcome", "Why")
+    title = "How this was decided"
     return (
-        '<details class="vae-manager-trace"><summary>How this was decided</summary>'
+        f'<details class="vae-manager-trace"><summary>{title}</summary>'
         f"{table(head, [(step.step, step.outcome, step.detail) for step in steps])}</details>"
     )
 
@@ -22,6 +23,11 @@ def trace_html(steps: Sequence[Step]) -> str:
 def line(text: str) -> str:
     """One line of plain text, as the panel shows it."""
     return f'<p class="vae-manager-about">{html.escape(text)}</p>'
+
+
+def told(text: str) -> str:
+    """The same where there is something to say; else nothing, which `style.css` hides."""
+    return line(text) if text else ""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

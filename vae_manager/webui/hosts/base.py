@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -141,6 +141,12 @@ class Host:
         for option in ("ckpt_dir", "ckpt_dirs"):
             checkpoints += _paths(getattr(options, option, None))
         return (*folders, *(Folder(Path(path), marked_only=True) for path in checkpoints))
+
+    def own_settings(self) -> Mapping[str, object]:
+        """The WebUI's own settings by their names, as its file holds them."""
+        from modules import shared
+
+        return dict(vars(shared.opts).get("data") or {})  # all of them, whatever their names; it is no option itself
 
     def data_folder(self) -> Path:
         """Where our own files of the user's go."""
