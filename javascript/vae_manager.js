@@ -75,7 +75,8 @@
             const vae = known.get(name);
             element.classList.toggle("vae-manager-unfit", Boolean(vae && vae.against));
             const title = vae ? vae.against || vae.words : "";
-            if (element.title !== title) {
+            if (element.dataset.vaeTitle !== title) { // what it shows may be in the page's language by now
+                element.dataset.vaeTitle = title;
                 element.title = title;
             }
         }

@@ -1,15 +1,17 @@
-"""The languages: every label, button and title of ours, in each of them, and nothing else."""
+"""The languages: every label, button, title and sentence of ours, in each of them, and nothing else."""
 
 from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tests.sentences import sentences
 from vae_manager.selection.page_fields import PAGE_FIELDS
 from vae_manager.selection.settings import TABLE
 from vae_manager.webui import options
@@ -24,6 +26,8 @@ FILES = (
 
 SPEAKING = ("gr.Button", "gr.UploadButton", "gr.Accordion", "gr.Tab", "gr.HTML")
 """Components whose first argument is a text that people read."""
+
+PLACE = re.compile(r"\{\d\}")
 
 NAMED = {"VAE Manager"}
 """Names that are the same in every language."""
@@ -56,7 +60,7 @@ def catalogue() -> set[str]:
     """Every one of them."""
     texts = {text for path in FILES for text in shown(path)}
     texts |= {setting.label for setting in TABLE.values()} | {field.label for field in PAGE_FIELDS.values()}
-    return (texts | set(settings_labels())) - NAMED
+    return ((texts | set(settings_labels())) - NAMED) | sentences()
 
 
 def words(language: str) -> dict[str, str]:
@@ -67,6 +71,8 @@ def test_the_catalogue_has_what_people_see():
     found = catalogue()
     assert {"VAE", "Decode", "Colour", "Fill in", "Undo", "Presets", "Library", "Sampler", "Strength"} <= found
     assert any("Memory for VAEs" in text for text in found)
+    assert {"{0} cannot be used: {1}.", "the prompt asks for {0}", "VAE Manager: refused"} <= found  # sentences
+    assert {"{0} of {1} VAEs", "it is not there any more; refresh the list", "Last picture: {0}"} <= found
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -78,5 +84,12 @@ def test_nothing_is_left_in_english_and_nothing_is_translated_that_is_not_there(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
+def test_a_translation_has_the_places_of_the_sentence(language: str):
+    for key, text in words(language).items():
+        assert set(PLACE.findall(text)) == set(PLACE.findall(key)), (key, text)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_a_translation_holds_no_markup(language: str):
-    assert not [text for text in words(language).values() if set("<>&") & set(text)]
+    texts = (re.sub(r"<vae:[-\w]*>", "", text) for text in words(language).values())
+    assert not [text for text in texts if set("<>&") & set(text)]

@@ -38,6 +38,7 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     models = folder / "models"
     models.mkdir()
     _checkpoint(models / "dream.safetensors")
+    _checkpoint(models / f"xl-{MARKUP}", "stable-diffusion-xl-v1-base")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -59,20 +60,25 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         server.wait(60)
 
 
-def _checkpoint(path: Path) -> None:
+def _checkpoint(path: Path, architecture: str = "stable-diffusion-v1") -> None:
     from safetensors.torch import save_file
 
     part = {"model.diffusion_model.x": make_state()["decoder.conv_in.weight"]}
-    save_file(part, str(path), {"modelspec.architecture": "stable-diffusion-v1"})
+    save_file(part, str(path), {"modelspec.architecture": architecture})
 
 
 @pytest.fixture
-def page(address: str) -> Iterator:
+def language() -> str:
+    return "en-GB"
+
+
+@pytest.fixture
+def page(address: str, language: str) -> Iterator:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, locale=language)
         page.set_default_timeout(300_000)  # a busy machine is no fault of the page
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -139,3 +145,120 @@ def test_two_vaes_are_compared_on_a_picture(page, tmp_path: Path):
     slider = page.locator("#vae_manager_page_comparison .vae-manager-slider").first
     slider.locator("input").fill("20")
     assert "20%" in slider.get_attribute("style")
+
+
+def press(page, name: str) -> None:
+    page.locator(f"#vae_manager_page_{name}").locator("visible=true").first.click()
+
+
+def shown(page, place: str, text: str):
+    """The line or cell of a view with this text, once it is there."""
+    found = page.locator(f"#vae_manager_page_{place}", has_text=text)
+    found.first.wait_for()
+    return found.first
+
+
+def test_each_checkpoint_stands_with_what_it_gets_and_the_filters_choose_among_them(page):
+    tab(page, "Models")
+    press(page, "models_look")
+    table = shown(page, "models", "2 of 2 checkpoints")
+    cells = {row.locator("td").first.text_content(): row for row in table.locator("tbody tr").all()}
+    assert set(cells) == {"dream.safetensors", f"xl-{MARKUP}"} and table.locator("td img").count() == 0
+    assert "one.safetensors" in cells["dream.safetensors"].text_content()
+    page.locator("#vae_manager_page_filter").get_by_text("nothing found", exact=True).click()
+    table = shown(page, "models", "1 of 2 checkpoints")
+    assert "xl-<img" in table.text_content() and table.locator("td img").count() == 0
+    page.locator("#vae_manager_page_filter").get_by_text("damaged", exact=True).click()
+    shown(page, "models", "None of 2 checkpoints is so.")
+
+
+RULES = '{"version": 1, "rules": [{"when": {"name": "dream*"}, "vae": "two.safetensors"}]}'
+
+
+def test_rules_are_checked_tried_and_saved(page):
+    tab(page, "Rules")
+    box = page.locator("#vae_manager_page_rules textarea")
+    page.wait_for_function("() => document.querySelector('#vae_manager_page_rules textarea').value.includes('rules')")
+    box.fill('{"version": 1, "rules": [{"when": {"<img src=x onerror=alert(1)>": 1}, "vae": "x"}]}')
+    press(page, "rules_check")
+    said = shown(page, "rules_said", "is not known in 'when'")
+    assert said.locator("[role=alert]").count() == 1 and said.locator("img").count() == 0
+    press(page, "rules_save")
+    shown(page, "rules_said", "Not saved")
+    box.fill(RULES)
+    press(page, "rules_check")
+    shown(page, "rules_said", "1 rules, nothing wrong with them.")
+    pick(page, "rules_on", "dream")
+    press(page, "rules_try")
+    trace = shown(page, "rules_trace", "dream.safetensors: two.safetensors")
+    assert "rule 1" in trace.text_content() and trace.locator("tbody tr").count() >= 9
+    press(page, "rules_save")
+    shown(page, "rules_said", "Saved 1 rules.")
+
+
+def test_a_washed_out_picture_is_mended_with_its_histograms(page, tmp_path: Path):
+    photo = Image.open(ROOT / "vae_manager" / "data" / "demo" / "photo.jpg").convert("RGB").resize((300, 200))
+    Image.fromarray((np.asarray(photo) * 0.55 + 70).astype(np.uint8)).save(tmp_path / "pale.png")
+    tab(page, "Colour")
+    press(page, "colour")
+    shown(page, "colour_said", "Drop a picture here first.")
+    box = page.locator("#vae_manager_page_colour_picture")
+    box.locator("input[type=file]").first.set_input_files(tmp_path / "pale.png")
+    box.locator("img").first.wait_for()
+    press(page, "colour")
+    said = shown(page, "colour_said", "ashed out")
+    assert said.locator("svg.vae-manager-histogram").count() == 2 and said.locator(".vae-manager-slider").count() == 1
+    page.locator("#vae_manager_page_colour_out img").first.wait_for()
+
+
+def test_what_a_size_takes_is_drawn_and_tried(page):
+    tab(page, "Decode")
+    press(page, "plan")
+    shown(page, "plans", "Choose a VAE first.")
+    pick(page, "decode_vae", "one.safetensors")
+    for side in ("width", "height"):
+        number = page.locator(f"#vae_manager_page_decode_{side} input[type=number]")
+        number.fill("256")
+        number.press("Tab")
+    press(page, "plan")
+    plans = shown(page, "plans", "A picture of 256 × 256 takes")
+    assert plans.locator(".vae-manager-bar").count() >= 5 and plans.locator(".vae-manager-chosen").count() == 1
+    press(page, "try")
+    shown(page, "plans", "Tried: ")
+
+
+@pytest.mark.parametrize("language", ["zh-CN"])
+def test_the_page_speaks_the_browsers_language_and_leaves_names_alone(page):
+    page.get_by_role("tab", name="VAE 库", exact=True).first.wait_for()
+    count = page.locator("#vae_manager_page_library .vae-manager-count")
+    page.locator("#vae_manager_page_library .vae-manager-count", has_text="4 个 VAE").wait_for()
+    page.locator("#vae_manager_page_search input").fill("mine")
+    page.locator("#vae_manager_page_library .vae-manager-count", has_text="4 个 VAE 中的 1 个").wait_for()
+    assert names(page) == ["one.safetensors"] and count.count() == 1
+    assert page.locator("#vae_manager_page_search input").get_attribute("placeholder").startswith("名称")
+    page.locator("#vae_manager_page_library th", has_text="健康状况").wait_for()
+    page.get_by_role("tab", name="颜色", exact=True).first.click()
+    press(page, "colour")
+    shown(page, "colour_said", "请先放入一张图片。")
+
+
+def test_a_long_thing_shows_how_far_it_is(page):
+    """On the way to what it says in the end: the page's own bar, with a name or a share in it."""
+    tab(page, "Decode")
+    pick(page, "decode_vae", "one.safetensors")
+    for side in ("width", "height"):
+        number = page.locator(f"#vae_manager_page_decode_{side} input[type=number]")
+        number.fill("1536")
+        number.press("Tab")
+    page.evaluate(
+        """() => {
+            window.seen = [];
+            new MutationObserver(() => {
+                const bar = document.querySelector(".progress-bar, .progress-level, .progress-level-inner");
+                if (bar) { window.seen.push(bar.textContent); }
+            }).observe(document.body, {childList: true, subtree: true, characterData: true});
+        }"""
+    )
+    press(page, "try")
+    shown(page, "plans", "Tried: ")
+    assert any("%" in text for text in page.evaluate("() => window.seen"))

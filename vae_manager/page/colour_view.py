@@ -10,6 +10,8 @@ from vae_manager.color.evidence import Finding
 from vae_manager.color.images import corrected, look
 from vae_manager.page.markup import before_after, histogram, line
 
+NAMES = ("before", "after")
+
 SEED = 0
 """Of the dither: the same picture always comes out the same."""
 
@@ -32,12 +34,11 @@ def _told(found: Finding, strength: float) -> str:
 
 
 def _shown(before: Image.Image, after: Image.Image) -> str:
-    names = ("before", "after")
     drawn = "".join(
         f"<figure>{histogram(image, f'How often each brightness occurs, {name}')}"
         f"<figcaption>{html.escape(name)}</figcaption></figure>"
-        for name, image in zip(names, (before, after))
+        for name, image in zip(NAMES, (before, after))
     )
     if after is before:
         return f'<div class="vae-manager-grid">{drawn.partition("</figure>")[0]}</figure></div>'
-    return f'{before_after(before, after, names)}<div class="vae-manager-grid">{drawn}</div>'
+    return f'{before_after(before, after, NAMES)}<div class="vae-manager-grid">{drawn}</div>'

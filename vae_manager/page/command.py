@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,21 @@ def build(house: House) -> tuple[Any, dict[str, Any]]:
         raise BadInputError('The page needs Gradio: run "make ui", or pip install "vae-manager[ui]".') from error
     from vae_manager.page.views import build_page
 
-    css, script = ROOT / "style.css", ROOT / "javascript" / "vae_manager_page.js"
-    if not css.is_file() or not script.is_file():
+    css, scripts = ROOT / "style.css", [ROOT / "javascript" / f"vae_manager_{name}.js" for name in ("page", "words")]
+    if not all(path.is_file() for path in (css, *scripts)):
         raise BadInputError("The page runs from a checkout: clone the repository and run make ui there.")
-    looks = {"css": css.read_text(encoding="utf-8"), "head": f"<script>{script.read_text(encoding='utf-8')}</script>"}
+    head = "".join(f"<script>{script.read_text(encoding='utf-8')}</script>" for script in scripts)
+    looks = {"css": css.read_text(encoding="utf-8"), "head": _words() + head}
     later = int(gr.__version__.split(".")[0]) >= 6  # what a page looks like is said at its launch since
     with gr.Blocks(title="VAE Manager", analytics_enabled=False, **({} if later else looks)) as demo:
         gr.Markdown("# VAE Manager")
         build_page(house)
     return demo, looks if later else {}
+
+
+def _words() -> str:
+    """The catalogues of all languages, for the script that puts the page into the browser's."""
+    files = (ROOT / "localizations").glob("*.json")
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
+    text = json.dumps(found, ensure_ascii=False).replace("<", "\\u003c")  # nothing in it ends the element
+    return f'<script type="application/json" id="vae_manager_words">{text}</script>'

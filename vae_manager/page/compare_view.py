@@ -22,7 +22,7 @@ from vae_manager.color.difference import delta_e
 from vae_manager.errors import BadInputError, VaeFileError, VaeManagerError
 from vae_manager.library.files import VaeFile
 from vae_manager.library.state import load_state
-from vae_manager.page.house import House
+from vae_manager.page.house import House, Tell, silent
 from vae_manager.page.markup import before_after, difference, picture, problems
 
 MOST = 6
@@ -44,7 +44,9 @@ class Through:
     """(H, W, 3) in [0, 1]."""
 
 
-def compare(house: House, names: Sequence[str], image: Image.Image | None, side: int, latent: str | None) -> str:
+def compare(
+    house: House, names: Sequence[str], image: Image.Image | None, side: int, latent: str | None, tell: Tell = silent
+) -> str:
     """The comparison as HTML.
 
     Args:
@@ -56,7 +58,7 @@ def compare(house: House, names: Sequence[str], image: Image.Image | None, side:
         names = _checked(names)
         source, run = _source(image, side, latent)
         files = {file.name: file for file in house.vaes()}
-        done, refused = _each(names, files, run, raw=bool(latent))
+        done, refused = _each(names, files, run, bool(latent), tell)
     except VaeManagerError as error:
         return problems([str(error)])
     first = Through("the picture", source) if source is not None else done[0] if done else None
@@ -94,11 +96,14 @@ def _source(
     return np.asarray(image, dtype=np.float32) / 255, through
 
 
-def _each(names: Sequence[str], files: dict[str, VaeFile], run: Run, raw: bool) -> tuple[list[Through], list[str]]:
+def _each(
+    names: Sequence[str], files: dict[str, VaeFile], run: Run, raw: bool, tell: Tell
+) -> tuple[list[Through], list[str]]:
     """What each VAE made of it, and a sentence for each that could not be used. `raw`: it is a latent, unscaled."""
     done: list[Through] = []
     refused: list[str] = []
-    for name in names:
+    for at, name in enumerate(names):
+        tell((at, len(names)), desc=name)
         try:
             if name not in files:
                 raise BadInputError(f"There is no VAE {name!r} any more.")

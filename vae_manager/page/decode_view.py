@@ -12,7 +12,7 @@ from vae_manager.codec.streaming.passes import MODES
 from vae_manager.codec.streaming.plan import Plan
 from vae_manager.errors import MemoryLimitError, VaeFileError, VaeManagerError
 from vae_manager.library.state import load_state
-from vae_manager.page.house import House
+from vae_manager.page.house import House, Tell, silent
 from vae_manager.page.markup import bars, line, problems
 
 WORDS = {
@@ -26,7 +26,9 @@ WORDS = {
 DEVICES = ("cpu", "cuda")
 
 
-def plan_html(house: House, name: str | None, width: int, height: int, device: str, run: bool = False) -> str:
+def plan_html(
+    house: House, name: str | None, width: int, height: int, device: str, run: bool = False, tell: Tell = silent
+) -> str:
     """The plans for a picture of this size, and, with `run`, what decoding noise really took."""
     file = next((file for file in house.vaes() if file.name == name), None)
     if file is None:
@@ -41,7 +43,7 @@ def plan_html(house: House, name: str | None, width: int, height: int, device: s
         plans = {mode: plan for mode in MODES if (plan := _plan(vae, shape, mode)) is not None}
         chosen = _plan(vae, shape, None, free)
         drawn = [_row(mode, plan, chosen) for mode, plan in plans.items()]
-        tried = _tried(vae, shape, free) if run and chosen else ""
+        tried = _tried(vae, shape, free, tell) if run and chosen else ""
     except VaeFileError as error:
         return problems([error.sentence(file.name)])
     except VaeManagerError as error:
@@ -71,10 +73,11 @@ def _row(mode: str, plan: Plan, chosen: Plan | None) -> tuple[str, float, str, b
     return name, float(plan.peak_bytes), _gb(plan.peak_bytes), chosen is not None and chosen.mode == mode
 
 
-def _tried(vae: torch.nn.Module, shape: tuple[int, ...], free: int) -> str:
+def _tried(vae: torch.nn.Module, shape: tuple[int, ...], free: int, tell: Tell) -> str:
     began = time.perf_counter()
     z = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    report = stream_decode(vae, z.to(next(vae.parameters()).device), memory_limit=free).report
+    z = z.to(next(vae.parameters()).device)
+    report = stream_decode(vae, z, memory_limit=free, on_progress=lambda done, total: tell((done, total))).report
     return line(f"Tried: {time.perf_counter() - began:.1f} s, {report.describe()}.")
 
 

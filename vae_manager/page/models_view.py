@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vae_manager.errors import os_reason
 from vae_manager.json_text import parse_json
-from vae_manager.page.house import House
+from vae_manager.page.house import House, Tell, silent
 from vae_manager.page.markup import line, problems, table
 from vae_manager.selection.decision import Decision
 from vae_manager.selection.matcher import checkpoint_files, dry_run
@@ -44,11 +44,13 @@ class Row:
         }.get(asked, True)
 
 
-def rows(house: House) -> list[Row]:
+def rows(house: House, tell: Tell = silent) -> list[Row]:
     """The dry run over all folders of checkpoints, by headers alone."""
     matcher, found = house.matcher(), []
+    total = len(_places(house))
     for folder in house.checkpoint_folders():
         for checkpoint in dry_run(matcher, folder):
+            tell((len(found), total), desc=checkpoint.name)
             decision = matcher.decide(checkpoint)
             kept = matcher.presets.find(checkpoint)
             damage = next(iter([*checkpoint.problems, checkpoint.facts.problem or ""]), "")

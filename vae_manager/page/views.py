@@ -12,11 +12,12 @@ from typing import Any
 import gradio as gr
 
 from vae_manager.page import colour_view, compare_view, decode_view, library_view, models_view
-from vae_manager.page.house import House
+from vae_manager.page.house import House, Tell
+
+_FOR, _HINT = "Search the library", "name, kind, family …"
 
 SEARCH = (
-    '<label class="vae-manager-search">Search <input type="search" aria-label="Search the library" '
-    'placeholder="name, kind, family …"></label>'
+    f'<label class="vae-manager-search">Search <input type="search" aria-label="{_FOR}" placeholder="{_HINT}"></label>'
 )
 
 
@@ -89,10 +90,10 @@ def _compare(house: House) -> Any:
                 stop = gr.Button("Stop", elem_id=named("compare_stop"))
     out = gr.HTML("", elem_id=named("comparison"))
 
-    def run(chosen: list[str], given: Any, longer: int, file: Any) -> str:
-        return compare_view.compare(house, chosen or [], given, int(longer), _path(file))
+    def run(tell: Tell, chosen: list[str], given: Any, longer: int, file: Any) -> str:
+        return compare_view.compare(house, chosen or [], given, int(longer), _path(file), tell)
 
-    _long(start, stop, run, [names, image, side, latent], out)
+    _long(start, stop, run, [names, image, side, latent], [out])
     return names
 
 
@@ -107,12 +108,11 @@ def _models(house: House) -> None:
     def show(kept: list[models_view.Row], wanted: str) -> str:
         return models_view.models_html(kept, wanted) if kept else ""
 
-    def run(wanted: str) -> tuple[str, list[models_view.Row]]:
-        found = models_view.rows(house)
+    def run(tell: Tell, wanted: str) -> tuple[str, list[models_view.Row]]:
+        found = models_view.rows(house, tell)
         return models_view.models_html(found, wanted), found
 
-    running = look.click(run, [asked], [out, rows])
-    stop.click(None, [], [], cancels=[running])
+    _long(look, stop, run, [asked], [out, rows])
     asked.change(show, [rows, asked], [out])
 
 
@@ -156,13 +156,17 @@ def _decode(house: House) -> Any:
     out = gr.HTML("", elem_id=named("plans"))
     asked = [name, width, height, device]
     plan.click(lambda *given: decode_view.plan_html(house, *given), asked, [out])
-    _long(start, stop, lambda *given: decode_view.plan_html(house, *given, run=True), asked, out)
+    _long(start, stop, lambda tell, *given: decode_view.plan_html(house, *given, run=True, tell=tell), asked, [out])
     return name
 
 
-def _long(start: Any, stop: Any, run: Callable[..., str], inputs: list[Any], out: Any) -> None:
-    """Work that takes a while: Gradio shows how long, and it can be stopped."""
-    running = start.click(run, inputs, [out])
+def _long(start: Any, stop: Any, run: Callable[..., Any], inputs: list[Any], out: list[Any]) -> None:
+    """Work that takes a while: the page shows how far it is, and it can be stopped. `run` gets what it tells first."""
+
+    def work(tell: Any = gr.Progress(), *given: Any) -> Any:  # noqa: B008 - Gradio knows it by its default
+        return run(tell, *given)
+
+    running = start.click(work, inputs, out)
     stop.click(None, [], [], cancels=[running])
 
 

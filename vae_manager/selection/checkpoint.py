@@ -155,20 +155,22 @@ class Checkpoint:
         """
         facts = self.vae_facts(vae)
         if facts.has_own_space:
-            lite = f"{vae.name} is a LiteVAE, which has a latent space of its own: it cannot decode what "
-            own = f"{lite}{self.file.path.name} makes. Use it with encode and decode only."
+            own = (
+                f"{vae.name} is a LiteVAE, which has a latent space of its own: it cannot decode what "
+                f"{self.file.path.name} makes. Use it with encode and decode only."
+            )
             return None if allow_other else own
         firm = self._is_firmly_apart(facts)
         if not firm and (allow_other or not conflict(self.latents, facts.latents)):
             return None
         made_for = SPACES[facts.latents.space].title if facts.latents.certain else f"{facts.channels}-channel latents"
-        why = f" ({facts.evidence})" if facts.evidence else ""
+        made_for += f" ({facts.evidence})" if facts.evidence else ""
         mine = sorted((SPACES[space] for space in self.latents.firm), key=lambda space: space.title)
         several = f"one with {mine[0].channels}-channel latents" if len(mine) > FEW else ""
         what = several or " or ".join(space.title for space in mine)
         advice = f"{self.leaves}" if self.left_alone else "choose a VAE of that family"
         advice += "" if firm or self.left_alone else ", or allow another family's in the settings"
-        return f"{vae.name} is made for {made_for}{why}, but the checkpoint {self.file.path.name} is {what}; {advice}."
+        return f"{vae.name} is made for {made_for}, but the checkpoint {self.file.path.name} is {what}; {advice}."
 
     def _is_firmly_apart(self, facts: VaeFacts) -> bool:
         """Whether a VAE cannot be used whatever the user wants: other channels, or a network of another kind."""

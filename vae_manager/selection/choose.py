@@ -74,24 +74,24 @@ def _decision(winner: tuple[str, Answer] | None, host: str, trace: list[Step]) -
 
 def _prompt(job: _Job) -> Answer:
     """1. `<vae:NAME>` in that picture's prompt."""
-    return _asked(job, job.wishes.prompt or "", "the prompt asks for")
+    return _asked(job, job.wishes.prompt or "", "the prompt asks for {}")
 
 
 def _panel(job: _Job) -> Answer:
     """2. The panel, the API argument or an X/Y/Z cell."""
-    return _asked(job, job.wishes.panel, f"{job.wishes.asker} asks for")
+    return _asked(job, job.wishes.panel, f"{job.wishes.asker} asks for {{}}")
 
 
 def _override(job: _Job) -> Answer:
     """3. What the user told the host for this job."""
-    return _asked(job, job.wishes.job or "", "the WebUI's settings of this job ask for")
+    return _asked(job, job.wishes.job or "", "the WebUI's settings of this job ask for {}")
 
 
 def _preset(job: _Job) -> Answer:
     """4. The checkpoint's preset."""
     if job.wishes.preset is None:
         return Answer("not asked", "this checkpoint has no preset" if job.checkpoint else _NO_CHECKPOINT)
-    return _wished(job, job.preset.vae, f"this checkpoint's preset (by {job.wishes.preset.how}) says")
+    return _wished(job, job.preset.vae, f"this checkpoint's preset (by {job.wishes.preset.how}) says {{}}")
 
 
 def _rules(job: _Job) -> Answer:
@@ -103,8 +103,8 @@ def _preference(job: _Job) -> Answer:
     """6. The host's own preference: its setting, the checkpoint's card, or a file of exactly the same stem."""
     if job.checkpoint is None:
         return Answer("not asked", _NO_CHECKPOINT)
-    setting = _asked(job, job.wishes.setting or "", "the WebUI's settings ask for")
-    card = _asked(job, card_vae(job.checkpoint.file.path) or "", "the checkpoint's card asks for")
+    setting = _asked(job, job.wishes.setting or "", "the WebUI's settings ask for {}")
+    card = _asked(job, card_vae(job.checkpoint.file.path) or "", "the checkpoint's card asks for {}")
     warnings: tuple[str, ...] = ()
     for answer in (setting, card):
         if answer.outcome == "chosen":
@@ -173,7 +173,7 @@ _NO_CHECKPOINT = "no checkpoint is loaded"
 
 
 def _asked(job: _Job, name: str, asker: str) -> Answer:
-    """A wish by one name; 'Automatic' and no name at all are no wish."""
+    """A wish by one name; 'Automatic' and no name at all are no wish. `asker`: who asks, with {} for what."""
     return _wished(job, VaeWish(name.strip() or AUTOMATIC), asker)
 
 
@@ -203,14 +203,14 @@ def _get(job: _Job, name: str, sha256: str | None, asker: str) -> Answer:
         return _refused(f"{called(name)} cannot be read: {os_reason(error)}.")
     if misfit:
         return _refused(misfit)
-    return Answer("chosen", f"{asker} {file.name}", file)
+    return Answer("chosen", asker.format(file.name), file)
 
 
 def _get_baked(job: _Job, asker: str) -> Answer:
     if job.checkpoint and job.checkpoint.facts.has_vae is False:
         return _refused(f"There is no VAE baked into {job.checkpoint.file.path.name}; choose a VAE file for it.")
     same = _same_as(job, job.checkpoint) if job.checkpoint else ""
-    return Answer("chosen", f"{asker} the VAE baked into the checkpoint{same}")
+    return Answer("chosen", asker.format(f"the VAE baked into the checkpoint{same}"))
 
 
 def _same_as(job: _Job, checkpoint: Checkpoint) -> str:
@@ -362,7 +362,7 @@ def _with_parts(decision: Decision, job: _Job) -> Decision:
     ):
         own = panel.strip().casefold() not in ("", SAME, AUTOMATIC.casefold())
         wish = VaeWish(panel.strip()) if own else VaeWish(SAME) if above_preset else preset
-        asker = f"{job.wishes.asker} asks for" if own else "this checkpoint's preset says"
+        asker = f"{job.wishes.asker} asks for {{}}" if own else "this checkpoint's preset says {}"
         answer = _part(job, wish, asker)
         warnings += answer.warnings
         if answer.outcome == "chosen":
