@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.cases import write_cases
-from vae_manager.cli import FAULT, main
+from vae_manager.cli import main
+from vae_manager.commands.terminal import FAULT
 from vae_manager.library import health, probe
 
 GUARD = 120

@@ -14,7 +14,7 @@ import pytest
 from vae_manager import cli
 from vae_manager.cli import main
 from vae_manager.commands import Result
-from vae_manager.commands.terminal import printable, strict_json
+from vae_manager.commands.terminal import FAULT, printable, strict_json
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "cp437", "latin-1", "ascii"])
@@ -74,7 +74,7 @@ def test_what_was_not_foreseen_is_a_sentence_and_can_be_shown(monkeypatch, capsy
     ended_by(monkeypatch, TypeError("x"))
     assert main(["list"]) == 2
     err = capsys.readouterr().err
-    assert cli.FAULT in err and err.count("\n") == 1
+    assert FAULT in err and err.count("\n") == 1
     monkeypatch.setenv("VAE_MANAGER_DEBUG", "1")
     with pytest.raises(TypeError):
         main(["list"])
@@ -98,7 +98,7 @@ def test_wrong_options_are_one_sentence(capsys):
     ):
         assert main(call) == 2
         out, err = capsys.readouterr()
-        assert not out and err.count("\n") == 1 and len(err) < 600 and cli.FAULT not in err
+        assert not out and err.count("\n") == 1 and len(err) < 600 and FAULT not in err
 
 
 @pytest.mark.parametrize("options", [["--contrast", "0"], ["--contrast", "nan"], ["--brightness", "1e400"]])
@@ -106,7 +106,7 @@ def test_absurd_corrections_are_refused(write_vae, tmp_path: Path, capsys, optio
     vae, out = str(write_vae("v.safetensors")), tmp_path / "o.safetensors"
     assert main(["bake", vae, "-o", str(out), *options, "--encoder"]) == 2
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and cli.FAULT not in err and not out.exists()
+    assert err.count("\n") == 1 and FAULT not in err and not out.exists()
 
 
 def test_a_stream_without_an_encoding():

@@ -15,10 +15,8 @@ from typing import NoReturn
 from vae_manager import __version__
 from vae_manager.commands import Result, whole
 from vae_manager.commands.bench import SUBJECTS
-from vae_manager.commands.terminal import hush, printable, say, say_json, sentence, show_warnings
+from vae_manager.commands.terminal import hush, printable, say, say_json, sentence, show_warnings, unforeseen
 from vae_manager.errors import VaeFileError, VaeManagerError
-
-FAULT = "This is a fault of the program"
 
 EXAMPLES = {
     "list": "models/VAE",
@@ -73,27 +71,12 @@ def _run(argv: Sequence[str] | None) -> int:
         name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "A file"
         return _refuse(f"{name[:300]} cannot be used: {error.strerror or error}.")
     except Exception as error:
-        return _refuse(_unforeseen(error))
+        return _refuse(unforeseen(error))
     if args.json:
         say_json(result.document, sys.stdout)
     else:
         say(printable(result.text), sys.stdout)
     return _refuse(result.refusal) if result.refusal else 0
-
-
-def _unforeseen(error: Exception) -> str:
-    """The sentence for what should not have happened: too little memory, or a fault of this program."""
-    texts = ("not enough memory", "out of memory", "can't allocate memory", "bad_alloc")
-    if isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts):
-        return "There is not enough memory for this; close other programs or use a smaller picture."
-    if "not implemented for 'Half'" in str(error):  # torch 2.1 on the CPU
-        return "This PyTorch cannot compute in float16 here; choose --dtype fp32 or bf16, or use a newer PyTorch."
-    if os.environ.get("VAE_MANAGER_DEBUG"):
-        raise error
-    return (
-        f"{FAULT} ({type(error).__name__}: {str(error)[:200]}); please report it, with what is printed when "
-        "VAE_MANAGER_DEBUG=1 is set."
-    )
 
 
 def _refuse(text: str) -> int:
@@ -192,18 +175,23 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--layout", choices=("ldm", "diffusers"), default="ldm")
     _padding_option(add)
 
-    add = command("encode", "picture to latent")
-    add.add_argument("image", metavar="IMAGE")
-    add.add_argument("-o", "--output", required=True, metavar="LATENT.safetensors")
+    add = command("encode", "picture to latent, or a folder of them")
+    add.add_argument("images", nargs="+", metavar="IMAGE", help=f"a picture, {_FOLDERS}")
+    add.add_argument("-o", "--output", required=True, metavar="LATENT.safetensors", help="of several, a folder")
     add.add_argument("--sample", action="store_true", help="sample the posterior instead of taking its mean")
-    add.add_argument("--seed", type=int, default=0)
+    add.add_argument(
+        "--seed", type=int, default=0, help="of the sample; of several, each has its own by it and its name"
+    )
     _codec_options(add)
+    _many_options(add)
 
-    add = command("decode", "latent to picture (.png, .jpg, …) or raw pixels (.safetensors, .npy)")
-    add.add_argument("latent", metavar="LATENT")
-    add.add_argument("-o", "--output", required=True, metavar="IMAGE")
+    add = command("decode", "latent to picture (.png, .jpg, …) or raw pixels (.safetensors, .npy), or a folder of them")
+    add.add_argument("latents", nargs="+", metavar="LATENT", help=f"a latent, {_FOLDERS}")
+    add.add_argument("-o", "--output", required=True, metavar="IMAGE", help="of several, a folder")
     add.add_argument("--bits", type=int, choices=(8, 16), default=8, help="depth of a PNG")
+    add.add_argument("--format", choices=_FORMATS, help="of the files in the folder; default png")
     _codec_options(add)
+    _many_options(add)
 
     add = command("interpolate", "latents on the way from one latent to another, both ends included")
     add.add_argument("first", metavar="A")
@@ -265,14 +253,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _color_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     add = command("color", "find out whether pictures are washed out, and correct those that are")
-    add.add_argument("images", nargs="+", metavar="IMAGE", help="a picture, or a folder of pictures")
+    add.add_argument("images", nargs="+", metavar="IMAGE", help=f"a picture, {_FOLDERS}")
     add.add_argument("-o", "--output", metavar="DIR", help="where the pictures go, under their own names")
     add.add_argument("--diagnose", action="store_true", help="only say what is wrong; write nothing")
     add.add_argument("--reference", metavar="IMAGE", help="the same picture with the right colours")
     add.add_argument("--session", action="store_true", help="the pictures all come from one checkpoint and VAE")
     add.add_argument("--strength", type=float, default=1.0, metavar="0…1", help="how much of the correction; default 1")
     add.add_argument("--seed", type=int, default=0, help="of the dither")
-    add.add_argument("--jobs", type=int, metavar="N", help="processes; by default as many as pay")
+    _many_options(add)
 
     add = command("calibrate", "the 3×4 colour map that makes one VAE's pictures look like another's")
     add.add_argument("latents", nargs="+", metavar="LATENT")
@@ -304,7 +292,21 @@ def _codec_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=("auto", "whole", "exact"), default="auto", help=_MODE_HELP)
     _padding_option(parser)
     parser.add_argument("--memory-limit", metavar="SIZE", help="what streaming may take; default: what is free")
+    parser.set_defaults(vae_sha256=None)
 
+
+def _many_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="processes, of one thread each; by default as many as pay"
+    )
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="of a Dask cluster that does it, such as tcp://host:8786"
+    )
+
+
+_FOLDERS = "or a folder of them and all below it; in several, what is done already is not done again"
+
+_FORMATS = ("png", "jpg", "webp", "tif", "bmp", "safetensors", "npy")
 
 _MODE_HELP = "exact: the same pixels, streamed in bounded memory; auto: exact wherever the VAE can be streamed"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import secrets
@@ -57,7 +58,8 @@ def write_whole(target: Path, save: Callable[[Path], object]) -> None:
 
 
 def save_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all, whatever bytes its folder's name is made of.
+    """Write a safetensors file, whole or not at all, whatever bytes its folder's name is made of. The same tensors and
+    texts give the same bytes.
 
     Raises:
         OSError: as `write_whole`.
@@ -73,8 +75,22 @@ def save_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
             part.write_bytes(save(given, texts))
         else:
             save_file(given, str(part), texts)
+        _in_order(part)
 
     write_whole(target, write)
+
+
+def _in_order(path: Path) -> None:
+    """Sort the texts in a safetensors file's header, which are written in another order each time."""
+    with path.open("rb+") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 @lru_cache(maxsize=64)  # once: a folder may hold a hundred thousand pictures, and each of them is written

@@ -120,7 +120,7 @@ def test_several_processes_do_what_one_does(tmp_path):
     for seed in range(5):
         image_of(pale(picture(seed))).save(folder / f"{seed}.png")
     options = {"images": [str(folder)], "diagnose": False, "reference": str(folder / "0.png"), "session": True}
-    options |= {"strength": 1.0, "seed": 0}
+    options |= {"strength": 1.0, "seed": 0, "scheduler": None}
     one = color_pictures(Namespace(**options, output=str(tmp_path / "one"), jobs=1)).document
     two = color_pictures(Namespace(**options, output=str(tmp_path / "two"), jobs=2)).document
     assert [{**row, "output": None} for row in one] == [{**row, "output": None} for row in two]

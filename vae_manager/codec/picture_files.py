@@ -24,6 +24,12 @@ from vae_manager.errors import BadInputError
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM", "TGA", "QOI")
 """Pictures that Pillow reads by itself; those that it was built without are left out."""
 
+ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".jp2", ".ppm", ".pgm"),
+    *(".tga", ".qoi"),
+)
+"""How such files are usually called."""
+
 MODES = ("RGB", "RGBA", "RGBa", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
 """Kinds of 8 bits that Pillow turns into RGB rightly (LAB it does not)."""
 

@@ -10,6 +10,8 @@ import os
 import sys
 from typing import Any, TextIO
 
+FAULT = "This is a fault of the program"
+
 _HARMLESS = "\n\t"
 _TURNING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x2028, 0x2029, 0xFEFF}
 """They change the order in which a line is shown, or break it: a file name can look like another one by them."""
@@ -29,6 +31,21 @@ def _is_harmless(char: str) -> bool:
 def sentence(text: str) -> str:
     """One line of it."""
     return printable(" ".join(text.split()))
+
+
+def unforeseen(error: Exception) -> str:
+    """The sentence for what should not have happened: too little memory, or a fault of this program."""
+    texts = ("not enough memory", "out of memory", "can't allocate memory", "bad_alloc")
+    if isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts):
+        return "There is not enough memory for this; close other programs or use a smaller picture."
+    if "not implemented for 'Half'" in str(error):  # torch 2.1 on the CPU
+        return "This PyTorch cannot compute in float16 here; choose --dtype fp32 or bf16, or use a newer PyTorch."
+    if os.environ.get("VAE_MANAGER_DEBUG"):
+        raise error
+    return (
+        f"{FAULT} ({type(error).__name__}: {str(error)[:200]}); please report it, with what is printed when "
+        "VAE_MANAGER_DEBUG=1 is set."
+    )
 
 
 def strict_json(document: Any) -> str:
