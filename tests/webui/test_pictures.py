@@ -18,11 +18,15 @@ from torch import Tensor
 
 from tests.conftest import make_state, make_vae
 from tests.webui.test_session import Job, OneModel
+from vae_manager.codec.kinds.scaling import of_packed
 from vae_manager.codec.kinds.tiny.network import TinyConfig, make_decoder, make_encoder
 from vae_manager.codec.padding import set_padding
 from vae_manager.codec.whole import decode
+from vae_manager.color.calibration import measure
 from vae_manager.color.statistics import own_ends
+from vae_manager.library.files import vae_file
 from vae_manager.library.hashing import sha256_of
+from vae_manager.library.state import load_kl
 from vae_manager.selection.decision import AUTOMATIC
 from vae_manager.selection.settings import PanelSettings
 from vae_manager.webui.calibration import calibrate
@@ -350,6 +354,40 @@ def test_calibrating_on_the_last_pictures(session, host):
     assert inside.sum() > 1000 and (done - good)[:, inside].abs().max() < 5 / 255
     assert "There is no VAE" in calibrate(session.shelf, PanelSettings(True, "flat"), "nope")
     assert "choose another" in calibrate(session.shelf, PanelSettings(True, "flat"), "flat")
+
+
+def test_calibrating_on_packed_latents(session, host, monkeypatch):
+    """FLUX.2's models hand over four latent pixels as one, normalised by numbers of the VAE that decodes."""
+    generator, files = torch.Generator().manual_seed(3), {}
+    for name, gain in (("pale", 0.5), ("whole", 1.0)):
+        mean, variance = torch.randn(16, generator=generator), torch.rand(16, generator=generator) + 0.5
+        state = {**make_state(seed=2), "bn.running_mean": mean, "bn.running_var": variance}
+        state["decoder.conv_out.weight"] *= gain
+        state["decoder.conv_out.bias"] *= gain
+        save_file(state, str(host.folder / "VAE" / f"{name}.safetensors"))
+        files[name] = mean, variance
+    session.shelf.files(refresh=True)
+    packed = torch.randn(1, 16, 8, 8, generator=generator)
+    start(session, ["x"], PanelSettings(True, "pale"))
+    session.shelf.latents.append((session.shelf.host.checkpoint(host.model), packed))
+    kept: list[Tensor] = []
+    monkeypatch.setattr(session.shelf.colors, "calibrate", lambda made, matrix: kept.append(matrix))
+    said = calibrate(session.shelf, PanelSettings(True, "pale"), "whole")
+    assert said.startswith("Calibrated on 1 pictures")
+    # each VAE has its own numbers, as written out here
+    n, c, h, w = 1, 4, 8, 8
+    unpacked = {
+        name: (packed * (variance + 1e-4).sqrt().view(1, -1, 1, 1) + mean.view(1, -1, 1, 1))
+        .view(n, c, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c, 2 * h, 2 * w)
+        for name, (mean, variance) in files.items()
+    }  # fmt: skip
+    for name, z in unpacked.items():
+        torch.testing.assert_close(of_packed(packed, *files[name]), z)
+    pale, whole = (load_kl(vae_file(host.folder / "VAE" / f"{name}.safetensors")) for name in files)
+    expected, _ = measure(pale, whole, [unpacked["pale"]], [unpacked["whole"]])
+    torch.testing.assert_close(kept[0], expected, rtol=0, atol=1e-4)
+    # a file without the numbers cannot be asked
+    assert "packed latents are normalised by" in calibrate(session.shelf, PanelSettings(True, "pale"), "b")
 
 
 def test_a_fault_in_the_colours_leaves_the_picture(session, host, monkeypatch):

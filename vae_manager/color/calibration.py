@@ -16,11 +16,14 @@ MAX_LATENT = 64
 """Only the middle 64×64 of a larger latent is decoded: it says enough about colour, and costs little memory."""
 
 
-def measure(vae: Autoencoder, reference: Autoencoder, latents: Sequence[Tensor]) -> tuple[Tensor, float]:
+def measure(
+    vae: Autoencoder, reference: Autoencoder, latents: Sequence[Tensor], of_reference: Sequence[Tensor] | None = None
+) -> tuple[Tensor, float]:
     """The 3×4 on gamma RGB that makes pictures of `vae` look like those of `reference`.
 
     Args:
         latents: unscaled, each (N, C, h, w).
+        of_reference: the same as the reference takes them, where it normalises the model's latents by other numbers.
 
     Returns:
         the map, and the median residual of the fit in [0, 1].
@@ -28,7 +31,8 @@ def measure(vae: Autoencoder, reference: Autoencoder, latents: Sequence[Tensor])
     Raises:
         BadInputError: one of the two makes NaN, or the latents do not fit them.
     """
-    pairs = [(_colours(vae, z), _colours(reference, z)) for z in latents]
+    both = zip(latents, latents if of_reference is None else of_reference, strict=True)
+    pairs = [(_colours(vae, own), _colours(reference, theirs)) for own, theirs in both]
     source, target = (torch.cat([pair[i] for pair in pairs]) for i in (0, 1))
     if not (source.isfinite().all() and target.isfinite().all()):
         raise BadInputError("One of the VAEs makes NaN of these latents, so there is nothing to compare.")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from vae_manager.codec.build import Autoencoder
+from vae_manager.codec.kinds.scaling import of_packed
 from vae_manager.codec.kinds.shapes import Padding
+from vae_manager.codec.swap import STATISTICS
 from vae_manager.color.calibration import measure
 from vae_manager.errors import BadInputError, VaeFileError, os_reason
 from vae_manager.library.files import VaeFile
-from vae_manager.library.state import load_state
+from vae_manager.library.state import load_state, load_statistics
 from vae_manager.selection.decision import BAKED, Decision
 from vae_manager.selection.settings import PanelSettings, with_said
 from vae_manager.webui.coloring import Made
@@ -32,7 +36,8 @@ def calibrate(shelf: Shelf, settings: PanelSettings, reference: str) -> str:
         other = checkpoint.file if reference == BAKED else shelf.find(reference)
         if other.path == vae.path:
             return f"{other.name} is the VAE that decodes; choose another one as the reference."
-        matrix, residual = measure(_load(vae, _padding(settings, decision)), _load(other), latents)
+        own, theirs = _load(vae, _padding(settings, decision)), _load(other)
+        matrix, residual = measure(own, theirs, _unpacked(vae, own, latents), _unpacked(other, theirs, latents))
         shelf.colors.calibrate(Made(checkpoint.file.version, vae.version), matrix)
     except (BadInputError, VaeFileError) as error:
         return str(error)
@@ -48,6 +53,17 @@ def _padding(settings: PanelSettings, decision: Decision) -> Padding | None:
     """The user's word for how the VAE that decodes pads."""
     padding = with_said(settings, decision.said).padding
     return None if padding == "auto" else padding
+
+
+def _unpacked(file: VaeFile, vae: Autoencoder, latents: Sequence[Tensor]) -> list[Tensor]:
+    """The latents as this VAE has them: FLUX.2's come packed, and normalised by numbers that lie in its file."""
+    channels = vae.config.latent_channels
+    if all(z.shape[1] != 4 * channels for z in latents):
+        return list(latents)
+    found = load_statistics(file, STATISTICS, torch.float32)
+    if set(found) != set(STATISTICS):
+        raise BadInputError(f"{file.name} does not say what its packed latents are normalised by (bn.running_mean).")
+    return [of_packed(z, *(found[name] for name in STATISTICS)) if z.shape[1] == 4 * channels else z for z in latents]
 
 
 def _load(file: VaeFile, padding: Padding | None = None) -> Autoencoder:
