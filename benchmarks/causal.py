@@ -2,8 +2,9 @@
 
     python -m benchmarks.causal [--side 512] [--only decode]
 
-Every way runs in a process of its own. Memory is what the process grows by during the work, weights not included; time
-is the processor's, so that other programs on the computer change it little. `3-D` is the plain reference of the tests,
+Every way runs in a process of its own, once on a small picture and then on the one that counts. Memory is how far the
+process's peak resident size rises above its size before (Linux: VmHWM, started again), weights not included; time is
+the processor's, so that other programs on the computer change it little. `3-D` is the plain reference of the tests,
 `diffusers` its `AutoencoderKLWan`, whole and in tiles, where it is installed. `error` is the largest difference from
 the 3-D network's picture, in levels of 255, all in float32.
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,7 +25,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.tiling import release_heap, resident_peak
 from tests.codec.causal_reference import WanVAE, random_weights
+from vae_manager.codec.streaming import heap
 from vae_manager.commands.bench import causal_arguments
 from vae_manager.library.files import vae_file
 from vae_manager.library.state import load_state
@@ -65,11 +67,20 @@ def _in_a_process(way: str, part: str, side: int, folder: str) -> dict[str, Any]
 
 
 def _table(part: str, rows: dict[str, Any], side: int) -> str:
-    lines = [f"{part} {side}×{side}", "| way | memory | processor | error |", "|---|---|---|---|"]
+    lines = [
+        f"{part} {side}×{side}",
+        "| way | memory | of 3-D | processor | of 3-D | error |",
+        "|---|---|---|---|---|---|",
+    ]
+    whole = rows[WAYS[0]] or {"bytes": 0, "seconds": 0}
     for way, row in rows.items():
         if row is not None:
             error = f"{row['error']:.5f}" if "error" in row else "–"
-            lines.append(f"| {way} | {row['bytes'] / 1e6:.0f} MB | {row['seconds']:.1f} s | {error} |")
+            memory, seconds = (
+                f"{row[what] / whole[what]:.2f}" if whole[what] else "–" for what in ("bytes", "seconds")
+            )
+            cells = (way, f"{row['bytes'] / 1e6:.0f} MB", memory, f"{row['seconds']:.1f} s", seconds, error)
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -83,9 +94,11 @@ def one(way: str, part: str, side: int, folder: Path) -> dict[str, Any]:
     run = _runner(way, part, folder)
     with torch.no_grad():
         run(source[:, :, :8, :8] if part == "decode" else source[:, :, :64, :64])  # what is made once
-        before, start = _peak(), time.process_time()
+        release_heap()
+        before, start = heap.resident_bytes(), time.process_time()
         result = run(source)
-    row: dict[str, Any] = {"seconds": time.process_time() - start, "bytes": _peak() - before}
+        seconds, peak = time.process_time() - start, resident_peak() - before
+    row: dict[str, Any] = {"seconds": seconds, "bytes": peak}
     kept = folder / f"{part}.pt"
     if way == WAYS[0]:
         torch.save(result, kept)
@@ -95,10 +108,6 @@ def one(way: str, part: str, side: int, folder: Path) -> dict[str, Any]:
             result, whole = result.clamp(-1, 1), whole.clamp(-1, 1)
         row["error"] = (result - whole).abs().max().item() * 127.5
     return row
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _runner(way: str, part: str, folder: Path) -> Callable[[Tensor], Tensor]:
