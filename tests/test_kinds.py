@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.codec.causal_reference import WanVAE
+from tests.codec import taehv_reference
+from tests.codec.causal_reference import WanVAE, flattened, qwen21, wan22
 from vae_manager.codec.build import Autoencoder
 from vae_manager.codec.kinds.kl.config import KLConfig
 from vae_manager.codec.kinds.kl.network import AutoencoderKL
@@ -114,6 +115,12 @@ KINDS = (
         ("wan2.1-vae", "qwen-image-vae"),
         "wan",
     ),
+    Kind("Wan 2.1 upscalers (12 channels)", "wan-up", "shape, sha256, name", ("wan2.1-upscale2x",), "wan"),
+    Kind("Qwen2D", "qwen2d", "shape, name", ("qwen2d-vae",), "wan"),
+    Kind("Wan 2.2", "wan22", "shape, sha256, name", ("wan2.2-vae",), "wan"),
+    Kind("Qwen-Image 2.1 (RGBA)", "qwen21", "shape, name", (), "qwen21"),
+    Kind("TAEW2.1, LightTAE", "taew21", "shape, sha256, name", ("taew2.1", "lighttae-wan2.1"), "taesd"),
+    Kind("TAEW2.2", "taew22", "shape, name", ("taew2.2",), "taesd"),
 )
 
 TITLE = "| kind | recognised by | decodes | encodes | tiled |"
@@ -182,11 +189,19 @@ def _open_lite(size: str) -> dict[str, Tensor]:
     return _random(module)
 
 
-def _wan() -> dict[str, Tensor]:
+def _causal(make: Callable[[], nn.Module]) -> dict[str, Tensor]:
     with torch.device("meta"):
-        module = WanVAE((96, 192, 384, 384), latent=16, blocks=2)
+        module = make()
     state = _random(module)
     return {name: torch.ones_like(t) if name.endswith("gamma") else t for name, t in state.items()}
+
+
+def _wan(out: int = 3) -> dict[str, Tensor]:
+    return _causal(lambda: WanVAE((96, 192, 384, 384), latent=16, blocks=2, out=out))
+
+
+def _taehv(latent: int, square: int) -> dict[str, Tensor]:
+    return {name: tensor.half() for name, tensor in taehv_reference.random_weights(latent, square).items()}
 
 
 TOPOLOGIES: dict[str, Callable[[], dict[str, Tensor]]] = {
@@ -195,6 +210,12 @@ TOPOLOGIES: dict[str, Callable[[], dict[str, Tensor]]] = {
     "kl32": lambda: _flux2(KL32),
     "small": lambda: _flux2(SMALL_DECODER),
     "wan": _wan,
+    "wan-up": lambda: _wan(12),
+    "qwen2d": lambda: flattened(_wan(), 2),
+    "wan22": lambda: _causal(lambda: wan22(4)),
+    "qwen21": lambda: _causal(lambda: qwen21(4)),
+    "taew21": lambda: _taehv(16, 1),
+    "taew22": lambda: _taehv(48, 2),
     **{name: lambda name=name: _tiny(name) for name in TINY},
     **{f"litevae-{size}": lambda size=size: _lite(size) for size in "SBML"},
     **{f"open-litevae-{size}": lambda size=size: _open_lite(size) for size in "SBML"},
@@ -211,7 +232,7 @@ def file_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         if not path.exists():
             for old in folder.iterdir():
                 old.unlink()
-            save_file(TOPOLOGIES[topology](), str(path))
+            save_file({name: tensor.contiguous() for name, tensor in TOPOLOGIES[topology]().items()}, str(path))
         return path
 
     yield file
@@ -229,10 +250,12 @@ def _works(path: Path) -> tuple[bool, bool, bool]:
         return False, False, False
     vae = state.kind.build(state.tensors, state.norm_groups)
     ratio, channels = vae.config.ratio, vae.config.latent_channels
-    pixels = torch.rand(1, 3, 2 * ratio, 4 * ratio, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    shape, larger = (vae.config.image_channels, 2 * ratio, 4 * ratio), getattr(vae.config, "enlarges", 1)
+    pixels = torch.rand(1, *shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
     z = latent_of(encode(vae, pixels))
     out = decode(vae, torch.randn(1, channels, 2, 4, generator=torch.Generator().manual_seed(2)))
-    decodes = out.shape == pixels.shape and bool(out.isfinite().all()) and out.std().item() > 0
+    decodes = out.shape == (1, shape[0], larger * shape[1], larger * shape[2])
+    decodes = decodes and bool(out.isfinite().all()) and out.std().item() > 0
     encodes = z.shape == (1, channels, 2, 4) and bool(z.isfinite().all()) and z.std().item() > 0
     return decodes, encodes, _streams(vae, pixels, channels)
 

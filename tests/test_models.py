@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.codec.causal_reference import WanVAE
+from tests.codec.causal_reference import WanVAE, qwen21, wan22
+from tests.codec.taehv_reference import random_weights
 from tests.latents.files import (
     Table,
     behind,
@@ -77,18 +78,21 @@ def _tiny(channels: int) -> Shapes:
         return _module(make_decoder(TinyConfig(channels)))
 
 
-def _patched(latent: int, patch: int, time: int) -> Shapes:
-    """Of Wan 2.2's layout: what tells it, not the whole."""
-    return {
-        "encoder.conv1.weight": (160, patch, time, 3, 3),
-        "encoder.middle.0.residual.0.gamma": (640, 1, 1, 1),
-        "conv1.weight": (2 * latent, 2 * latent, 1, 1, 1),
-        "conv2.weight": (latent, latent, 1, 1, 1),
-        "decoder.conv1.weight": (1024, latent, time, 3, 3),
-        "decoder.middle.0.residual.0.gamma": (1024, 1, 1, 1),
-        "decoder.head.0.gamma": (256, 1, 1, 1),
-        "decoder.head.2.weight": (patch, 256, time, 3, 3),
-    }
+@lru_cache
+def _wan22() -> Shapes:
+    with torch.device("meta"):
+        return _module(wan22())
+
+
+@lru_cache
+def _qwen21() -> Shapes:
+    with torch.device("meta"):
+        return _module(qwen21())
+
+
+@lru_cache
+def _taehv(latent: int, square: int) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in random_weights(latent, square).items()}
 
 
 _BN = {"bn.running_mean": (128,), "bn.running_var": (128,)}
@@ -103,11 +107,13 @@ VAES: dict[str, tuple[str, Callable[[], Shapes]]] = {
     "flux2-vae": ("flux2-vae", lambda: _kl(32) | _BN),
     "wan_2.1_vae": ("wan2.1-vae", _wan21),
     "qwen_image_vae": ("qwen-image-vae", _wan21),
-    "wan2.2_vae": ("wan2.2-vae", lambda: _patched(48, 12, 3)),
-    "qwen_image_2.1_vae": ("", lambda: _patched(64, 16, 1)),
+    "wan2.2_vae": ("wan2.2-vae", _wan22),
+    "qwen_image_2.1_vae": ("", _qwen21),
     "taesd_decoder": ("taesd", lambda: _tiny(4)),
     "taesdxl_decoder": ("taesdxl", lambda: _tiny(4)),
     "taef1_decoder": ("taef1", lambda: _tiny(16)),
+    "taew2_1": ("taew2.1", lambda: _taehv(16, 1)),
+    "taew2_2": ("", lambda: _taehv(48, 2)),
 }
 """Stem → the known VAE whose published hash it has, and its tensors. Of an EQ-VAE and of Qwen-Image 2.1's no hash was
 published."""
@@ -118,8 +124,8 @@ FITS = {
     "sd3": {"sd3_vae"},
     "flux1": {"ae", "taef1_decoder"},
     "flux2": {"flux2-vae"},
-    "wan21": {"wan_2.1_vae", "qwen_image_vae"},
-    "wan22": {"wan2.2_vae"},
+    "wan21": {"wan_2.1_vae", "qwen_image_vae", "taew2_1"},
+    "wan22": {"wan2.2_vae", "taew2_2"},
     "qwen21": {"qwen_image_2.1_vae"},
 }
 """Space → what a user who asks for it may have. Nothing but its name, which is a guess, says that an EQ-VAE is SDXL's:
@@ -205,8 +211,8 @@ BAKED = {
     "flux1": lambda: _kl(16, quant=False),
     "flux2": lambda: _kl(32) | _BN,
     "wan21": _wan21,
-    "wan22": lambda: _patched(48, 12, 3),
-    "qwen21": lambda: _patched(64, 16, 1),
+    "wan22": _wan22,
+    "qwen21": _qwen21,
 }
 
 

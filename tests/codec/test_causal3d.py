@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.codec.causal_reference import WanVAE, random_weights
+from tests.codec.causal_reference import Wan22VAE, WanVAE, flattened, random_weights
 from tests.codec.streaming_vaes import peak_bytes
 from vae_manager.cli import main
 from vae_manager.codec.kinds.causal3d.network import CausalAutoencoder
@@ -94,36 +94,9 @@ def test_the_plan_is_not_below_the_peak(tmp_path: Path, dtype: torch.dtype):
 
 def test_2d_files_with_diffusers_names(tmp_path: Path):
     """Qwen2D: the kernels' last taps saved by themselves."""
-    theirs, flat = reference(), {}
-    for name, tensor in theirs.state_dict().items():
-        if "time_conv" not in name:
-            flat[diffusers_name(name)] = tensor[:, :, -1] if tensor.ndim == 5 else tensor
-    ours, z = loaded(saved(tmp_path / "a.safetensors", flat)), noise(1, 4, 3, 3)
+    theirs = reference()
+    ours, z = loaded(saved(tmp_path / "a.safetensors", flattened(theirs.state_dict(), 1))), noise(1, 4, 3, 3)
     torch.testing.assert_close(ours.decode(z), theirs.decode(z[:, :, None])[:, :, 0], **EXACT)
-
-
-def diffusers_name(name: str) -> str:
-    """Of the small network: four levels, one block in the encoder's and two in the decoder's."""
-    parts = {"conv1.": "quant_conv.", "conv2.": "post_quant_conv."}
-    for ours, theirs in parts.items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    half, place, *rest = name.split(".")
-    tail = ".".join(rest)
-    blocks = {"residual.0": "norm1", "residual.2": "conv1", "residual.3": "norm2", "residual.6": "conv2"}
-    for old, new in {**blocks, "shortcut": "conv_shortcut"}.items():
-        tail = tail.replace(old, new)
-    if place == "conv1":
-        return f"{half}.conv_in.{tail}"
-    if place == "head":
-        return f"{half}.norm_out.gamma" if tail.startswith("0") else f"{half}.conv_out.{tail[2:]}"
-    number, tail = tail.split(".", 1)
-    if place == "middle":
-        return f"{half}.mid_block.{('resnets.0', 'attentions.0', 'resnets.1')[int(number)]}.{tail}"
-    if place == "downsamples":
-        return f"{half}.down_blocks.{number}.{tail}"
-    level, layer = divmod(int(number), 3)
-    return f"{half}.up_blocks.{level}." + (f"resnets.{layer}.{tail}" if layer < 2 else f"upsamplers.0.{tail}")
 
 
 def test_twelve_channels_are_a_picture_of_twice_the_size(tmp_path: Path):
@@ -137,16 +110,101 @@ def test_twelve_channels_are_a_picture_of_twice_the_size(tmp_path: Path):
     )
 
 
-def test_wan_2_2_and_qwen_image_2_1_are_told_and_refused(tmp_path: Path):
-    """Their levels have shortcuts without weights: taken for Wan 2.1's, the picture would be wrong."""
+SHORTCUTS: dict[str, dict[str, Any]] = {
+    "Wan 2.2": {"dims": (8, 16, 32, 32), "decoder_dims": (16, 32, 64, 64)},
+    "Qwen-Image 2.1": {
+        "dims": (8, 16, 32, 64, 64),
+        "times": (False, True, True, True),
+        "channels": 4,
+        "patch": 1,
+        "taps": 1,
+    },
+    "halved where frames meet": {"dims": (16, 16, 8, 8), "times": (True, True, False), "blocks": 2},
+}
+"""With the published proportions, so that a shortcut repeats, averages and drops as it does there."""
+
+
+def with_shortcuts(name: str) -> Wan22VAE:
+    vae = Wan22VAE(**SHORTCUTS[name]).double().eval().requires_grad_(False)
+    random_weights(vae)
+    return vae
+
+
+@pytest.mark.parametrize("name", SHORTCUTS)
+def test_shortcuts_around_levels(name: str, tmp_path: Path):
+    theirs = with_shortcuts(name)
+    path = saved(tmp_path / "a.safetensors", theirs.state_dict())
+    assert identify(vae_file(path)).problems == ()
+    ours, z = loaded(path), noise(2, 4, 5, 3)
+    x = noise(2, ours.config.image_channels, 3 * ours.config.ratio, 2 * ours.config.ratio)
+    decoded, encoded = theirs.decode(z[:, :, None])[:, :, 0], theirs.encode(x[:, :, None])[:, :, 0]
+    assert decoded.shape[2:] == (5 * ours.config.ratio, 3 * ours.config.ratio) and ours.config.ratio == 16
+    torch.testing.assert_close(ours.decode(z), decoded, **EXACT)
+    torch.testing.assert_close(ours.encode_moments(x), encoded, **EXACT)
+    for pixels in (1, 300, None):
+        found = stream_decode(ours, z, plan=plan_decode(ours, z.shape, strip_pixels=pixels)).tensor
+        torch.testing.assert_close(found, decoded, **EXACT)
+        found = stream_encode(ours, x, plan=plan_encode(ours, x.shape, strip_pixels=pixels)).tensor
+        torch.testing.assert_close(found, encoded, **EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_with_shortcuts_the_plan_is_not_below_the_peak(tmp_path: Path, dtype: torch.dtype):
+    theirs = Wan22VAE(dims=(32, 64, 128, 128), decoder_dims=(48, 96, 192, 192))
+    random_weights(theirs)
+    ours = loaded(saved(tmp_path / "a.safetensors", theirs.state_dict())).to(dtype)
+    z, x = noise(1, 4, 16, 12).to(dtype), noise(1, 3, 256, 192).to(dtype)
+    for plan, run, source in ((plan_decode, stream_decode, z), (plan_encode, stream_encode, x)):
+        for pixels in (256, 4096):
+            found = plan(ours, source.shape, strip_pixels=pixels)
+            peak = peak_bytes(lambda run=run, source=source, found=found: run(ours, source, plan=found))
+            assert peak <= found.peak_bytes
+
+
+def test_shortcuts_without_their_frames_are_refused(tmp_path: Path):
+    """What a shortcut does is told by the layers between frames alone: without them the picture might be wrong."""
+    state = {name: t for name, t in with_shortcuts("Wan 2.2").state_dict().items() if "time_conv" not in name}
+    with pytest.raises(VaeFileError, match="layers between frames"):
+        load_state(vae_file(saved(tmp_path / "a.safetensors", state)))
+
+
+def test_levels_of_an_unknown_width_are_refused(tmp_path: Path):
     state = reference().state_dict()
     wide = state["decoder.upsamples.2.resample.1.weight"]
     state["decoder.upsamples.2.resample.1.weight"] = torch.cat([wide, wide])
     state["decoder.upsamples.2.resample.1.bias"] = torch.zeros(16, dtype=torch.float64)
     path = saved(tmp_path / "a.safetensors", state)
-    assert "Wan 2.2" in identify(vae_file(path)).problems[0]
-    with pytest.raises(VaeFileError, match=r"Wan 2\.2"):
+    with pytest.raises(VaeFileError, match=r"neither as Wan 2\.1's nor as Wan 2\.2's"):
         load_state(vae_file(path))
+
+
+def test_pictures_with_opacity_at_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Qwen-Image 2.1's: an opaque picture goes in, RGBA comes out; on white where a format has no opacity."""
+    import numpy as np
+    from PIL import Image
+
+    theirs = with_shortcuts("Qwen-Image 2.1").float()
+    vae = saved(tmp_path / "vae.safetensors", theirs.state_dict())
+    Image.effect_noise((30, 20), 90).convert("RGB").save(tmp_path / "a.png")
+    latent = tmp_path / "a.safetensors"
+    assert main(["encode", str(tmp_path / "a.png"), "-o", str(latent), "--vae", str(vae), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["latent_shape"] == [1, 4, 2, 2]
+    pixels = torch.from_numpy(np.array(Image.open(tmp_path / "a.png"))).permute(2, 0, 1)[None] / 127.5 - 1
+    opaque = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
+    moments = theirs.encode(F.pad(opaque, (0, 2, 0, 12), mode="replicate")[:, :, None])[:, :4, 0]
+    torch.testing.assert_close(load_file(latent)["latent"], moments, rtol=0, atol=1e-4)
+    whole = theirs.decode(load_file(latent)["latent"][:, :, None])[:, :, 0, :20, :30].clamp(-1, 1)
+    rgba, opacity = (whole / 2 + 0.5)[0].permute(1, 2, 0).numpy() * 255, (whole[0, 3:] / 2 + 0.5).permute(1, 2, 0)
+    for name, bits in (("b.png", "8"), ("c.png", "16"), ("d.webp", "8"), ("e.bmp", "8")):
+        arguments = ["decode", str(latent), "-o", str(tmp_path / name), "--vae", str(vae), "--bits", bits]
+        assert main(arguments) == 0
+        found = np.asarray(Image.open(tmp_path / name)).astype(float)
+        expected = rgba
+        if name == "e.bmp":
+            expected = rgba[..., :3] * opacity.numpy() + 255 * (1 - opacity.numpy())
+        if name != "d.webp":
+            assert np.abs(found - expected).max() <= 1
+        assert found.shape[2] == (3 if name == "e.bmp" else 4)
 
 
 def test_encode_and_decode_at_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -202,6 +260,30 @@ def test_diffusers_gives_the_same(name: str, tmp_path: Path):
         decoded = theirs.decode(z[:, :, None]).sample[:, :, 0]
         moments = theirs.encode(x[:, :, None]).latent_dist.parameters[:, :, 0]
     # its upsampling goes by way of float32, whatever the dtype: 2^-24 of numbers about 1, over four levels
+    torch.testing.assert_close(ours.decode(z).clamp(-1, 1), decoded, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.encode_moments(x), moments, **EXACT)
+
+
+def test_diffusers_wan_2_2_gives_the_same(tmp_path: Path):
+    diffusers = pytest.importorskip("diffusers")
+    if not hasattr(diffusers, "AutoencoderKLWan"):
+        pytest.skip("this diffusers has no AutoencoderKLWan")
+    shape = {"base_dim": 8, "decoder_base_dim": 16, "z_dim": 4, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
+    wan22 = {"is_residual": True, "patch_size": 2, "in_channels": 3, "out_channels": 3}
+    try:
+        theirs = diffusers.AutoencoderKLWan(**shape, **wan22, temperal_downsample=[False, True, True])
+    except TypeError:
+        pytest.skip("this diffusers knows Wan 2.1 only")
+    theirs = theirs.double().eval()
+    if theirs.encoder.conv_in.weight.shape[1] == 3:  # versions that take the channels inside
+        wan22.update(in_channels=12, out_channels=12)
+        theirs = diffusers.AutoencoderKLWan(**shape, **wan22, temperal_downsample=[False, True, True]).double().eval()
+    random_weights(theirs)
+    ours = loaded(saved(tmp_path / "a.safetensors", theirs.state_dict()))
+    z, x = noise(1, 4, 5, 3), noise(1, 3, 64, 32).clamp(-1, 1)
+    with torch.no_grad():
+        decoded = theirs.decode(z[:, :, None]).sample[:, :, 0]
+        moments = theirs.encode(x[:, :, None]).latent_dist.parameters[:, :, 0]
     torch.testing.assert_close(ours.decode(z).clamp(-1, 1), decoded, rtol=0, atol=1e-6)
     torch.testing.assert_close(ours.encode_moments(x), moments, **EXACT)
 

@@ -22,6 +22,9 @@ from vae_manager.codec.kinds.litevae.config import LiteConfig, UNetConfig
 from vae_manager.codec.kinds.litevae.network import LiteVAE
 from vae_manager.codec.kinds.open_litevae.network import OpenLiteVAE, published_open_config
 from vae_manager.codec.kinds.registry import BY_NAME, KINDS
+from vae_manager.codec.kinds.taehv.config import Half as VideoHalf
+from vae_manager.codec.kinds.taehv.config import TaehvConfig
+from vae_manager.codec.kinds.taehv.network import TinyVideoAutoencoder
 from vae_manager.codec.kinds.tiny.network import TinyAutoencoder, TinyConfig
 from vae_manager.codec.streaming import plan_decode, plan_encode, stream_decode, stream_encode
 from vae_manager.codec.swap import check_fits, install, remove
@@ -48,6 +51,11 @@ def _tiny() -> TinyAutoencoder:
     return TinyAutoencoder(config, config)
 
 
+def _taehv() -> TinyVideoAutoencoder:
+    encoder = VideoHalf(3, 4, (8, 8, 8), (2, 1), (2, 2))
+    return TinyVideoAutoencoder(TaehvConfig(encoder, VideoHalf(4, 3, (24, 16, 8), (1, 2), (1, 2))))
+
+
 def _lite() -> LiteVAE:
     decoder = KLConfig(decoder_channels=(8, 8, 16, 16), decoder_blocks=2, norm_groups=GROUPS)
     return LiteVAE(LiteConfig(UNetConfig(12, 12, 8, (8, 8)), UNetConfig(36, 8, 8, (8, 8)), decoder, post_conv=True))
@@ -68,6 +76,7 @@ SAMPLES: dict[KindName, Sample] = {
     "causal3d": Sample(_causal),
     "kl": Sample(lambda: small_vae((8, 16, 16), dtype=torch.float32)),
     "taesd": Sample(_tiny),
+    "taehv": Sample(_taehv),
     "litevae": Sample(_lite, encoder_streams=False),
     "open-litevae": Sample(_open_lite, decoder_streams=False, encoder_streams=False),
 }

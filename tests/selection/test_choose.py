@@ -11,6 +11,8 @@ import pytest
 from safetensors.torch import save_file
 
 from tests.conftest import make_state
+from tests.latents.files import write_gguf
+from tests.latents.models import MODELS
 from tests.selection.conftest import SD1, SDXL, SIXTEEN, TINY, World
 from vae_manager.errors import VaeFileError
 from vae_manager.library.files import vae_file
@@ -222,6 +224,17 @@ def test_the_file_beside_the_checkpoint_wins_over_one_of_its_name_elsewhere(worl
     os.replace(world.vae("x.pt"), path.with_name("model.vae.pt"))
     decision = world.choose(path)
     assert decision.vae and decision.vae.path == path.with_name("model.vae.pt")
+
+
+@pytest.mark.parametrize("ending", [".vae.safetensors", ".vae.pt"])
+def test_the_file_beside_a_gguf_checkpoint(world: World, ending: str):
+    path = world.checkpoint("x.safetensors").with_name("model.Q4_K.gguf")
+    write_gguf(path, MODELS["flux1"])
+    world.vae("ae.safetensors", SIXTEEN)
+    beside = path.with_name(f"model.Q4_K{ending}")
+    os.replace(world.vae(f"y{ending}", SIXTEEN), beside)
+    decision = world.choose(path)
+    assert decision.source == "preference" and decision.vae and decision.vae.path == beside
 
 
 def test_one_name_in_two_folders_must_be_told_apart(world: World):

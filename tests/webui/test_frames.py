@@ -11,18 +11,23 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.codec.causal_reference import WanVAE, random_weights
+from tests.codec import taehv_reference
+from tests.codec.causal_reference import Wan22VAE, WanVAE, random_weights
+from tests.latents.files import halves, write_safetensors
+from tests.latents.models import MODELS
 from tests.webui.fakes import Processing
 from tests.webui.test_pictures import decode_batch
 from tests.webui.test_session import OneModel
 from vae_manager.errors import VaeFileError
+from vae_manager.latents.spaces import SPACES
 from vae_manager.library.files import vae_file
 from vae_manager.selection.settings import PanelSettings
 from vae_manager.webui.first_stage import left_alone
-from vae_manager.webui.frames import causal_config
+from vae_manager.webui.frames import NO_EDGES, causal_config
 from vae_manager.webui.session import Session
 
 DIMS, LATENT = (8, 16, 16, 16), 16
+TINY: dict[str, Any] = {"widths": (24, 16, 8, 8), "inside": 8, "blocks": 2}
 Z = torch.linspace(-2, 2, LATENT * 36).reshape(1, LATENT, 1, 6, 6)
 PICTURE = torch.linspace(-1, 1, 3 * 48 * 48).reshape(1, 3, 1, 48, 48)
 
@@ -109,6 +114,86 @@ def test_a_video_stays_the_hosts_and_that_is_said(session: Session, host: OneMod
     assert torch.equal(decode_batch(session, host, video), stage(1).decode(video))
     assert job.comments == ["A video of several frames is made with the WebUI's own VAE."]
     assert not session.shelf.latents  # nothing to calibrate on
+
+
+class NewStage(Wan22VAE):
+    """Wan 2.2's and Qwen-Image 2.1's: single pictures come without an axis for frames as well."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        moments = super().encode(x if x.ndim == 5 else x[:, :, None]).chunk(2, dim=1)[0]
+        return moments if x.ndim == 5 else moments[:, :, 0]
+
+    def decode(self, z: Tensor) -> Tensor:
+        return super().decode(z) if z.ndim == 5 else super().decode(z[:, :, None])[:, :, 0]
+
+
+NEW: dict[str, dict[str, Any]] = {
+    "wan22": {"dims": (8, 16, 16, 16), "latent": 48},
+    "qwen-image21": {
+        "dims": (8, 16, 32, 32, 32),
+        "latent": 64,
+        "channels": 4,
+        "patch": 1,
+        "times": (False, True, True, True),
+        "taps": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("model", NEW)
+def test_builds_with_shortcuts(session: Session, host: OneModel, model: str):
+    def build(seed: int) -> NewStage:
+        vae = NewStage(**NEW[model]).eval().requires_grad_(False)
+        random_weights(vae, seed)
+        return vae
+
+    folder = host.folder / "VAE"
+    folder.mkdir(exist_ok=True)
+    for name, seed in (("own", 1), ("red", 2)):
+        save_file(
+            {key: tensor.clone() for key, tensor in build(seed).state_dict().items()}, folder / f"{name}.safetensors"
+        )
+    write_safetensors(host.folder / "model.safetensors", halves(MODELS[model]))
+    host.own_vae = folder / "own.safetensors"
+    host.setting, host.model.first_stage_model = str(host.own_vae), build(1)
+    session.shelf.files(refresh=True)
+    assert left_alone(build(1)) is None
+    z = torch.randn(1, NEW[model]["latent"], 2, 3, generator=torch.Generator().manual_seed(4))
+    x = torch.rand(1, NEW[model].get("channels", 3), 32, 48, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    z, x = (z[:, :, None], x[:, :, None]) if model == "wan22" else (z, x)
+    for decode in ("auto", "exact"):
+        job = begin(session, ["x"], vae="red", decode=decode)
+        assert job.comments == []
+        assert near(decode_batch(session, host, z), build(2).decode(z))
+        assert near(host.model.first_stage_model.encode(x), build(2).encode(x))
+        session.finish(job, SimpleNamespace())
+    assert torch.equal(decode_batch(session, host, z), build(1).decode(z))
+
+
+def test_edges_set_by_hand_do_not_apply_and_that_is_said(session: Session, host: OneModel, wan: Stage):
+    for vae, decode in (("wan_red", "exact"), ("Automatic", "auto")):
+        job = begin(session, ["x"], vae=vae, decode=decode, padding="reflect")
+        found = decode_batch(session, host, Z)
+        assert near(found, stage(2 if vae == "wan_red" else 1).decode(Z))
+        assert job.comments == [NO_EDGES]
+        session.finish(job, SimpleNamespace())
+
+
+def test_a_tiny_vae_decodes_pictures_beside_it(session: Session, host: OneModel, wan: Stage):
+    """TAEHV takes the diffusion model's latents: (z - mean) / std of what the host's first stage is given."""
+    state = {name: tensor.float() for name, tensor in taehv_reference.random_weights(**TINY).items()}
+    save_file(state, str(host.folder / "VAE" / "taew2_1.safetensors"))
+    session.shelf.files(refresh=True)
+    job = begin(session, ["x"], vae="taew2_1")
+    space = SPACES["wan21"]
+    mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (space.mean, space.std))
+    expected = taehv_reference.decode(state, (Z[:, :, 0] - mean) / std) * 2 - 1
+    torch.testing.assert_close(decode_batch(session, host, Z), expected[:, :, None], rtol=1e-4, atol=1e-3)
+    assert job.comments == []
+    assert near(wan.encode(PICTURE), stage(1).encode(PICTURE))  # the host's own encodes
+    video = torch.cat([Z, -Z], dim=2)
+    assert torch.equal(decode_batch(session, host, video), stage(1).decode(video))
+    assert len(job.comments) == 1 and "a video of several frames" in job.comments[0]
 
 
 def test_automatic_is_the_hosts_module(session: Session, host: OneModel, wan: Stage):

@@ -36,8 +36,6 @@ def test_only_numbers_that_a_latent_can_have_are_taken():
 @pytest.mark.parametrize(
     ("model", "what"),
     [
-        ("wan22", "a video VAE"),
-        ("qwen-image21", "a video VAE"),
         ("ltx", "a video VAE"),
         ("chroma-radiance", "pixels without a VAE"),
         ("sana", "a VAE of another build"),

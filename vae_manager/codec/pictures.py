@@ -20,6 +20,7 @@ WRITTEN = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".safetens
 """Endings that `save_picture` knows."""
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+_OPAQUE = (".jpg", ".jpeg", ".bmp")
 _SIDES = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}
 """The longest side of a format, where it has one."""
 
@@ -40,11 +41,25 @@ def pad_to_multiple(pixels: Tensor, ratio: int) -> Tensor:
     return F.pad(pixels, (0, -width % ratio, 0, -height % ratio), mode="replicate")
 
 
-def save_picture(path: Path, pixels: Tensor, bits: int = 8) -> None:
-    """Write pixels (N, 3, H, W), or (N, 1, H, W) in grey: as a picture (N = 1) by the file's ending, or raw for
-    `.safetensors` and `.npy`.
+def with_channels(pixels: Tensor, channels: int) -> Tensor:
+    """Pixels (N, 3, H, W) as a VAE of so many channels takes them: where there is a fourth, all of it is opaque."""
+    return F.pad(pixels, (0, 0, 0, 0, 0, 1), value=1.0) if (pixels.shape[1], channels) == (3, 4) else pixels
 
-    Pictures are clamped and rounded to the nearest level; raw files hold the float32 values as they are.
+
+def on_white(pixels: Tensor) -> Tensor:
+    """Pixels (N, 4, H, W) in [-1, 1], the fourth being opacity, laid on white: (N, 3, H, W). Others as they are."""
+    if pixels.shape[1] != 4:
+        return pixels
+    opacity = ((pixels[:, 3:] + 1) / 2).clamp(0, 1)
+    return pixels[:, :3].clamp(-1, 1) * opacity + (1 - opacity)
+
+
+def save_picture(path: Path, pixels: Tensor, bits: int = 8) -> None:
+    """Write pixels (N, 3, H, W), (N, 4, H, W) with opacity, or (N, 1, H, W) in grey: as a picture (N = 1) by the file's
+    ending, or raw for `.safetensors` and `.npy`.
+
+    Pictures are clamped and rounded to the nearest level; raw files hold the float32 values as they are. Where a format
+    has no opacity (JPEG, BMP), transparent parts are laid on white.
 
     Raises:
         BadInputError: the ending or depth is not known, or pictures do not have so many channels.
@@ -54,9 +69,10 @@ def save_picture(path: Path, pixels: Tensor, bits: int = 8) -> None:
     suffix = path.suffix.lower()
     pixels = pixels.detach().float().cpu()
     if suffix not in (".safetensors", ".npy"):
-        if pixels.shape[1] not in (1, 3):
+        if pixels.shape[1] not in (1, 3, 4):
             raise BadInputError(f"A picture has no {pixels.shape[1]} channels; write a .npy or .safetensors file.")
-        pixels = pixels.expand(-1, 3, -1, -1)
+        pixels = pixels.expand(-1, max(3, pixels.shape[1]), -1, -1)
+        pixels = on_white(pixels) if suffix in _OPAQUE else pixels
     if suffix == ".safetensors":
         save_tensors(path, {"pixels": pixels.contiguous()})
     elif suffix == ".npy":
@@ -89,7 +105,7 @@ def check_holds(path: Path, count: int) -> None:
 
 
 def to_levels(pixels: Tensor, top: int) -> Tensor:
-    """Pixels (N, 3, H, W) in [-1, 1] → whole levels (N, H, W, 3) from 0 to `top`, int32, rounded to nearest."""
+    """Pixels (N, C, H, W) in [-1, 1] → whole levels (N, H, W, C) from 0 to `top`, int32, rounded to nearest."""
     precise = pixels.double() if top > 255 else pixels  # fp32 has too few digits for 16-bit levels
     levels = ((precise.clamp(-1, 1) + 1) * (top / 2)).round()
     return levels.permute(0, 2, 3, 1).to(torch.int32)
@@ -101,14 +117,14 @@ def _save_array(path: Path, array: np.ndarray) -> None:
 
 
 def _png16(levels: np.ndarray) -> bytes:
-    """A 16-bit RGB PNG (W3C PNG specification, §5 and §11): Pillow writes 16 bits for grey pictures only."""
-    height, width, _ = levels.shape
+    """A 16-bit PNG, RGB or RGBA (W3C PNG specification, §5 and §11): Pillow writes 16 bits for grey ones only."""
+    height, width, channels = levels.shape
     rows = levels.astype(">u2").reshape(height, -1).view(np.uint8)
     filtered = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1)  # filter 0 on every row
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
     body = zlib.compress(filtered.tobytes(), 6)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")

@@ -23,7 +23,14 @@ from vae_manager.codec.kinds.scaling import of_model, to_model
 from vae_manager.codec.latents import Latent, load_latent, save_latent
 from vae_manager.codec.memory import read_bytes
 from vae_manager.codec.picture_files import ENDINGS, loses_bits
-from vae_manager.codec.pictures import check_holds, check_written, load_picture, pad_to_multiple, save_picture
+from vae_manager.codec.pictures import (
+    check_holds,
+    check_written,
+    load_picture,
+    pad_to_multiple,
+    save_picture,
+    with_channels,
+)
 from vae_manager.codec.streaming import (
     Plan,
     StreamResult,
@@ -88,13 +95,13 @@ def _encode_file(item: Item, args: argparse.Namespace, load: Callable[[], Loaded
     pixels = load_picture(item.source)
     vae, identity = load()
     height, width = pixels.shape[2:]
-    padded = pad_to_multiple(pixels, vae.config.ratio)
+    padded = pad_to_multiple(with_channels(pixels, vae.config.image_channels), vae.config.ratio)
     generator = torch.Generator().manual_seed(seed) if args.sample else None
     with about(args.vae):
         (moments, mode), measured = measure(args.device, lambda: _encode(vae, padded, args))
     z = latent_of(moments, generator)
     latent = Latent(z, identity.family, identity.scale_factor)
-    if padded.shape != pixels.shape:
+    if padded.shape[2:] != pixels.shape[2:]:
         latent = replace(latent, size=(width, height))
     assert item.target is not None
     save_latent(item.target, latent)
@@ -228,7 +235,7 @@ def load_vae(args: argparse.Namespace) -> tuple[Autoencoder, Identity]:
 
 
 def latent_for(identity: Identity, latent: Latent) -> Tensor:
-    """The latent as this VAE takes it: TAESD works on scaled latents, (z − shift) · scale, all others on z.
+    """The latent as this VAE takes it: tiny ones work on the diffusion model's latents, all others on z.
 
     Raises:
         BadInputError: the scale is needed and not known.
@@ -236,8 +243,8 @@ def latent_for(identity: Identity, latent: Latent) -> Tensor:
     tiny, from_tiny = takes_scaled(identity.family), takes_scaled(latent.family)
     if tiny == from_tiny:
         return latent.z
-    space = space_of((latent.family if tiny else identity.family) or "")
-    if space is None or space.scale is None:
+    space = space_of((latent.family if tiny else identity.family) or "", latent.z.shape[1])
+    if space is None or not space.scalable:
         raise BadInputError(
             "A tiny VAE works on scaled latents, and the scale is not known here: the latent file must name its "
             f"family (one of {', '.join(_SCALED)}) in its metadata."
@@ -245,7 +252,7 @@ def latent_for(identity: Identity, latent: Latent) -> Tensor:
     return to_model(latent.z, space) if tiny else of_model(latent.z, space)
 
 
-_SCALED = tuple(space.family for space in SPACES.values() if space.scale is not None and space.decoded_here)
+_SCALED = tuple(space.family for space in SPACES.values() if space.scalable and space.decoded_here)
 
 
 def _device(name: str) -> torch.device:

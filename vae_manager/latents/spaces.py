@@ -37,8 +37,6 @@ class LatentSpace:
     channels 128 at half the size."""
     normalised_by_vae: bool = False
     """Whether the numbers that make the model's latent of it lie in the VAE file (`bn.*`)."""
-    patched: bool = False
-    """Whether its VAE takes squares of pixels for one, as Wan 2.2's does: that layout is told here, not run."""
     video: bool = False
     """Whether a latent has frames: (N, C, T, h, w); a picture is one of them."""
     family: str = ""
@@ -51,6 +49,11 @@ class LatentSpace:
     def model_channels(self) -> int:
         """Channels of the latent as the models of this space see it."""
         return self.channels * self.packing**2
+
+    @property
+    def scalable(self) -> bool:
+        """Whether numbers that are known here make the model's latent of the VAE's."""
+        return self.scale is not None or bool(self.mean)
 
     @property
     def decoded_here(self) -> bool:
@@ -106,9 +109,8 @@ SPACES = MappingProxyType({
         LatentSpace("wan21", "Wan 2.1 and Qwen-Image", 16, 8, "causal3d", mean=_WAN21_MEAN, std=_WAN21_STD,
                     video=True, family="wan"),
         LatentSpace("wan22", "Wan 2.2 5B", 48, 16, "causal3d", mean=_WAN22_MEAN, std=_WAN22_STD,
-                    patched=True, video=True, family="wan"),
-        LatentSpace("qwen21", "Qwen-Image 2.1", 64, 16, "causal3d", mean=_QWEN21_MEAN, std=_QWEN21_STD,
-                    patched=True),
+                    video=True, family="wan"),
+        LatentSpace("qwen21", "Qwen-Image 2.1", 64, 16, "causal3d", mean=_QWEN21_MEAN, std=_QWEN21_STD),
         # named, so that they are left alone
         LatentSpace("pixels", "pixels without a VAE", 3, 1, "pixels", 1.0),
         LatentSpace("ltx", "LTX-Video", 128, 32, "other", video=True),
@@ -125,9 +127,13 @@ SPACES = MappingProxyType({
 """Every latent space by its id."""
 
 
-def space_of(name: str) -> LatentSpace | None:
-    """The space of an id, or the first one of an older family's name ('flux', 'wan'); None where there is none."""
-    return SPACES.get(name) or next((space for space in SPACES.values() if space.family == name), None)
+def space_of(name: str, channels: int | None = None) -> LatentSpace | None:
+    """The space of an id, or the first one of an older family's name ('flux', 'wan'); None where there is none.
+
+    `channels`: of the latent at hand, where it is known: a family may have several spaces.
+    """
+    of_family = (space for space in SPACES.values() if space.family == name and channels in (None, space.channels))
+    return SPACES.get(name) or next(of_family, None)
 
 
 def title_of(name: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vae_manager.codec.build import Autoencoder
 from vae_manager.codec.latents import load_latent
-from vae_manager.codec.pictures import pad_to_multiple
+from vae_manager.codec.pictures import on_white, pad_to_multiple, with_channels
 from vae_manager.codec.streaming import stream_decode, stream_encode
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.color.difference import delta_e
@@ -90,7 +90,7 @@ def _source(
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
     def through(vae: Autoencoder) -> Tensor:
-        padded = pad_to_multiple(pixels, vae.config.ratio)
+        padded = pad_to_multiple(with_channels(pixels, vae.config.image_channels), vae.config.ratio)
         return _decoded(vae, latent_of(_encoded(vae, padded)))[..., :height, :width]
 
     return np.asarray(image, dtype=np.float32) / 255, through
@@ -113,7 +113,7 @@ def _each(
             out = run(state.network().eval())
             if not bool(torch.isfinite(out).all()):
                 raise BadInputError(f"{name} gives no picture (NaN): it is damaged.")
-            pixels = ((out[0] + 1) / 2).clamp(0, 1).permute(1, 2, 0).float().numpy()
+            pixels = ((on_white(out)[0] + 1) / 2).clamp(0, 1).permute(1, 2, 0).float().numpy()
             done.append(Through(name, pixels))
         except VaeFileError as error:
             refused.append(error.sentence(name))

@@ -88,11 +88,11 @@ class Checkpoint:
     @property
     def hosts_own(self) -> str | None:
         """What its VAE is, in words, where no WebUI's model can be given one by us; None: it can, or nobody knows."""
-        if self.space is None or (self.space.decoded_here and not self.space.patched):
+        if self.space is None or self.space.decoded_here:
             return None
         if self.space.topology == "pixels":
             return self.space.title
-        return "a video VAE" if self.space.video or self.space.decoded_here else "a VAE of another build"
+        return "a video VAE" if self.space.video else "a VAE of another build"
 
     def space_for(self, channels: int, scaled: bool) -> LatentSpace | None:
         """The space of a latent of so many channels that arrives from its model, where it is known.

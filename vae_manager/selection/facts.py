@@ -38,7 +38,7 @@ MAX_VALUE = 512
 MAX_OLD_PICKLE = 512 << 20
 """Bytes of a pickle from before torch 1.6 that are worth reading for the names of its tensors."""
 
-REVISION = 7
+REVISION = 8
 """Raise it whenever a header is read or a VAE is judged otherwise: what an older program found is found anew."""
 
 _LOOKS = ("", "weights", "pictures")
@@ -286,5 +286,5 @@ def _read_tiny(kind: Kind, file: VaeFile) -> VaeFacts:
     found = vae_shape(header.tensors, norm_groups_of(header.metadata))
     known = by_name(found.variants[0]) if len(found.variants) == 1 else ()
     claim = Claim(frozenset({known[0].space}), Evidence.SHAPES) if known and known[0].space else None
-    claim = claim or of_vae_shape("kl", found.latent_channels or 0)
+    claim = claim or of_vae_shape(kind.stands_for or "kl", found.latent_channels or 0)
     return VaeFacts(kind.name, found.latent_channels, [said_of(claim)], "the shape of its tensors")

@@ -29,6 +29,8 @@ from vae_manager.library.tensors import open_tensors
 
 Way = Callable[[Tensor], Tensor]
 
+NO_EDGES = "Reflected edges were not used: video VAEs and tiny ones have none of their own that were trained so."
+
 _CONFIGS: WeakKeyDictionary[nn.Module, CausalConfig | None] = WeakKeyDictionary()
 
 

@@ -24,7 +24,7 @@ from vae_manager.webui.baked import has_baked
 from vae_manager.webui.coloring import rescaled
 from vae_manager.webui.deciding import decide, follow, write_down
 from vae_manager.webui.first_stage import FirstStage
-from vae_manager.webui.frames import beside, causal_config, is_video, one_picture
+from vae_manager.webui.frames import NO_EDGES, beside, causal_config, is_video, one_picture
 from vae_manager.webui.hosts.base import quietly
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.job import Job, name_of
@@ -115,10 +115,10 @@ class Tenure:
     def _put(self, choice: Decision | Part) -> None:
         """Have the first stage compute with the VAE chosen."""
         file, stage = self._file_of(choice), self._stage
-        if self._is_causal or (file is not None and self._shelf.tinies.of(file, stage.module) is not None):
-            stage.use(None)  # it is computed beside
-        else:
-            stage.use(file, self.job.padding)
+        apart = self._is_causal or self._shelf.tinies.of(file, stage.module) is not None
+        stage.use(None if apart else file, None if apart else self.job.padding)
+        if apart and self.job.padding == "reflect":
+            self.job.watch.warn(NO_EDGES)
 
     def _file_of(self, choice: Decision | Part) -> VaeFile | None:
         """The file whose VAE is to compute; None: the host's own."""
@@ -179,7 +179,7 @@ class Tenure:
         """Decode pictures that have one choice in common."""
         try:
             self._put(choice)
-            if choice.vae is not None and (tiny := self._shelf.tinies.of(choice.vae, self._stage.module)):
+            if (tiny := self._shelf.tinies.of(choice.vae, self._stage.module)) is not None:
                 return decode_tiny(tiny, z, self._space(z, scaled=True))
             if self._is_causal:
                 inner = self._single(True, choice, inner)
@@ -211,6 +211,7 @@ class Tenure:
         """The way of a picture with a causal 3-D VAE: the host's own, or beside it through a network of ours."""
         module, job, file = self._stage.module, self.job, self._file_of(choice)
         assert module is not None
+        file = file if self._shelf.tinies.of(file, module) is None else None  # beside a tiny one the host's own encodes
         if file is None and job.mode != "exact":
             return inner
         weights = file.version if file else self._own_weights()

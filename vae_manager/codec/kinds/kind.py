@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vae_manager.codec.kinds.network import Autoencoder
     from vae_manager.codec.streaming.chain import Chain
 
-KindName = Literal["kl", "causal3d", "taesd", "litevae", "open-litevae"]
+KindName = Literal["kl", "causal3d", "taesd", "taehv", "litevae", "open-litevae"]
 
 
 class Info(Protocol):
@@ -91,7 +91,9 @@ class Kind:
     family: str | None = None
     """The family of its latents, where there is only one; None: told by numbers, as KL's."""
     latents_scaled: bool = False
-    """Latents are the diffusion model's, (z - shift) · scale of the full VAE's z."""
+    """Latents are the diffusion model's, (z - shift) · scale or (z - mean) / std of the full VAE's z."""
+    stands_for: KindName | None = None
+    """The kind of the full VAE whose latents a tiny one takes."""
     stands_in: bool = False
     """Can take the place of a checkpoint's own VAE, in a WebUI's first stage too; is looked at for damage like one."""
     writes: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from vae_manager.codec.kinds import causal3d, kl, litevae, open_litevae, tiny
+from vae_manager.codec.kinds import causal3d, kl, litevae, open_litevae, taehv, tiny
 from vae_manager.codec.kinds.kind import Kind, KindName
 from vae_manager.errors import VaeFileError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vae_manager.codec.streaming.chain import Chain
 
 KINDS: tuple[Kind, ...] = (
+    taehv.KIND,
     tiny.KIND,
     litevae.KIND,
     open_litevae.KIND,
@@ -54,5 +55,5 @@ def build(name: KindName, state: Mapping[str, Tensor], norm_groups: int) -> Auto
 
 
 def takes_scaled(family: str | None) -> bool:
-    """Whether VAEs of this family take the diffusion model's latents as they are, (z - shift) · scale."""
+    """Whether VAEs of this family take the diffusion model's latents as they are."""
     return any(kind.latents_scaled and kind.family == family for kind in KINDS)

@@ -68,12 +68,28 @@ class Chain:
     """What becomes of a strip of the result behind that."""
     leaves_channels: int | None = None
     """Channels of the result, where `leave` changes them."""
-    enlarges: int = 1
-    """The result's channels are squares of so many pixels a side, which leave as pixels (`pixel_shuffle`)."""
+    square: int = 1
+    """Squares of so many pixels a side are the channels of one pixel inside: gathered before a picture is encoded, and
+    pixels again behind the last step of a decoder."""
+    columns_first: bool = False
+    """Channels of a square go down its columns, as Wan 2.2 has them, not along its rows (`pixel_shuffle`)."""
     modes: tuple[Mode, ...] = MODES
     """Those in which it can be streamed."""
     rescales: bool = True
     """float16 is kept from overflowing by powers of two (`precision`), which takes statistics of nearly every map."""
+
+    @cached_property
+    def beside(self) -> tuple[int | None, ...]:
+        """For each stage, the stage whose input waits beside it for the end of a level that no stage holds whole."""
+        found, since = list[int | None](), None
+        for n, stage in enumerate(self.stages):
+            begins, ends = (sum(bool(of(step)) for step in stage.steps) for of in (_begins, _ends))
+            if begins > ends:
+                assert since is None and stage.steps[0].begins, "a level of several stages begins with one of them"
+                since = n
+            found.append(since)
+            since = None if ends > begins else since
+        return tuple(found)
 
     @property
     def wraps(self) -> bool:
@@ -103,7 +119,8 @@ class Chain:
     @property
     def channels_in(self) -> int:
         """Channels of the input."""
-        return int(self.pre.weight.shape[1]) if self.pre is not None else self.stages[0].steps[0].c_in
+        inside = int(self.pre.weight.shape[1]) if self.pre is not None else self.stages[0].steps[0].c_in
+        return inside if self.decodes else inside // self.square**2
 
     @property
     def channels_out(self) -> int:
@@ -114,18 +131,20 @@ class Chain:
     @property
     def ratio(self) -> int:
         """Pixels per latent pixel along one side."""
-        return 2 ** sum(step.resample != "none" for step in self.steps)
+        return 2 ** sum(step.resample != "none" for step in self.steps) * self.square
 
     @property
     def needs_multiples(self) -> bool:
         """Do the sides of the input have to be multiples of the ratio?"""
+        if self.square > 1 and not self.decodes:
+            return True
         return self.wraps and any(
             isinstance(step, Convolve) and step.resample == "down" and step.border for step in self.steps
         )
 
     def grids(self, height: int, width: int) -> list[tuple[int, int]]:
         """Height and width of the map that enters each stage, and of the result, for an input of height × width."""
-        found = [(height, width)]
+        found = [(height, width) if self.decodes else (height // self.square, width // self.square)]
         for stage in self.stages:
             last = stage.sizes(Size(*found[-1], 1))[-1]
             found.append((last.height, last.width))
@@ -134,7 +153,16 @@ class Chain:
     def result_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Of one picture or latent, (C, H, W), for an input of height × width."""
         rows, columns = self.grids(height, width)[-1]
-        return self.channels_out // self.enlarges**2, rows * self.enlarges, columns * self.enlarges
+        side = self.square if self.decodes else 1
+        return self.channels_out // side**2, rows * side, columns * side
+
+
+def _begins(step: Step) -> bool:
+    return step.begins
+
+
+def _ends(step: Step) -> bool:
+    return isinstance(step, Convolve) and step.ends is not None
 
 
 # --- what every kind checks of the modules that it describes

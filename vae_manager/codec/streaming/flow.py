@@ -88,6 +88,12 @@ class Size(NamedTuple):
     opened_rows: int = 0
     opened_over: int = 0
     """`longest` and `over` where it was opened."""
+    level: int = 0
+    """Numbers of a level's input, in one strip, that wait until the level ends."""
+    level_row: int = 0
+    """Of them those of one row."""
+    level_lag: int = 0
+    """Rows of it by which the level's convolutions lag so far."""
 
     @property
     def pixels(self) -> int:
@@ -106,10 +112,17 @@ class Size(NamedTuple):
     def opened(self, channels: int) -> Size:
         return self._replace(waiting=channels * self.area, opened_rows=self.longest, opened_over=self.over)
 
+    def begun(self, channels: int) -> Size:
+        """A level begins here."""
+        return self._replace(level=channels * self.area, level_row=channels * self.width, level_lag=0)
+
+    def ended(self) -> Size:
+        return self._replace(level=0, level_row=0, level_lag=0)
+
 
 @dataclass(frozen=True)
 class Waiting:
-    """The input of a residual block, which waits in a queue until its rows are due."""
+    """The input of a residual block, or of a level, which waits in a queue until its rows are due."""
 
     rows: Rows
     point: Point
@@ -125,12 +138,22 @@ class Flow:
     point: Point
     x: Waiting | None = None
     """What a residual block that is open will add."""
+    level: Waiting | None = None
+    """What a level with a shortcut around it will add."""
 
     def opened(self) -> Flow:
         """The same, with every strip put into a queue as it passes."""
-        queue = Rows()
-        waiting = Waiting(queue, self.point, self.size.margin)
+        queue, waiting = self._queue()
         return replace(self, strips=map(queue.put, self.strips), x=waiting)
+
+    def begun(self) -> Flow:
+        """The same for a level."""
+        queue, waiting = self._queue()
+        return replace(self, strips=map(queue.put, self.strips), level=waiting)
+
+    def _queue(self) -> tuple[Rows, Waiting]:
+        queue = Rows()
+        return queue, Waiting(queue, self.point, self.size.margin)
 
 
 @dataclass(frozen=True)

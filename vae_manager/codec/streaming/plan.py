@@ -165,7 +165,8 @@ def check_shape(chain: Chain, request: Request) -> None:
     if request.mode is not None and request.mode not in chain.modes:
         raise BadInputError(f"this VAE is streamed in mode {' or '.join(chain.modes)} only: not in {request.mode}")
     if chain.needs_multiples and any(side % chain.ratio for side in shape[2:]):
-        raise BadInputError(f"to tile seamlessly, the sides of the picture must be multiples of {chain.ratio}")
+        why = "to tile seamlessly, " if chain.wraps else ""
+        raise BadInputError(f"{why}the sides of the picture must be multiples of {chain.ratio}")
 
 
 # --- memory and work
@@ -255,6 +256,13 @@ class StagePrices:
         self._steps, self._wraps, self._terms = chain.stages[n].steps, chain.wraps, terms
         self._sizes = chain.stages[n].sizes(entering(chain.stages[n], grid, rows))
         self._is_first, self._is_last = n == 0, n + 1 == len(chain.stages)
+        since = chain.beside[n]
+        self._keeps_source = since == n
+        """What enters waits for the end of a level, in another stage."""
+        self._beside = 0
+        """Numbers of a map that waits so since an earlier stage."""
+        if since is not None and since < n:
+            self._beside = chain.stages[since].steps[0].c_in * self._sizes[0].pixels
         self._strips: dict[tuple[int, int, int | None], tuple[int, float]] = {}
         """Passes of several policies are the same ones."""
 
@@ -274,7 +282,8 @@ class StagePrices:
             held = source + (h_map if todo.reads is not None else 0)
             # what attention made is one strip, which goes when its last row is read
             lump = todo.first > 0 and self._steps[todo.first - 1].whole
-            maps = max(held, made) if todo.frees and not lump else max(held, source + made)
+            maps = max(held, made) if todo.frees and not lump and not self._keeps_source else max(held, source + made)
+            maps += self._beside
             found.append((self._terms.item * ((maps if maps_count else 0) + strips), work))
             h_map = made if self._steps[todo.last].opens else 0
         return found
@@ -297,6 +306,10 @@ class StagePrices:
         strip, scratch, work = 0, 0, 0.0
         for i in range(todo.first, todo.last + 1):
             step = self._steps[i]
+            if step.begins:
+                size = size.begun(step.c_in)
+            elif isinstance(step, Convolve) and step.ends is not None and not size.level:
+                size = size.begun(step.ends.channels)  # in another stage, and is read again
             if step.opens and i < todo.last:
                 size = size.opened(step.c_in)
             if i == todo.reads:

@@ -14,14 +14,15 @@ from torch.nn import functional as F
 from vae_manager.codec.streaming import precision
 from vae_manager.codec.streaming.chain import Chain, Stage
 from vae_manager.codec.streaming.constants import Constants
-from vae_manager.codec.streaming.flow import SPARE, Flow, NotFinite, Point, Run, Size
+from vae_manager.codec.streaming.flow import SPARE, Flow, NotFinite, Point, Run, Size, Waiting
 from vae_manager.codec.streaming.heap import Heap
 from vae_manager.codec.streaming.kernels import live_weight
 from vae_manager.codec.streaming.moments import Moments, merge, strip_moments
 from vae_manager.codec.streaming.passes import Keep, Pass, passes
 from vae_manager.codec.streaming.plan import Plan, entering, pass_margin
+from vae_manager.codec.streaming.squares import as_pixels, as_squares
 from vae_manager.codec.streaming.steps import Attend, Convolve, Step
-from vae_manager.codec.streaming.strips import Map, Rows, Strips, crop
+from vae_manager.codec.streaming.strips import Map, Rows, Stored, Strips, crop
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -44,7 +45,9 @@ def stream(chain: Chain, picture: Tensor, plan: Plan, emit: Callable[[Tensor], N
     Raises:
         NotFinite: a map overflowed.
     """
-    x = picture.to(plan.device, plan.dtype).permute(1, 2, 0).contiguous()
+    x = picture.to(plan.device, plan.dtype)
+    x = x if chain.decodes else as_squares(x, chain.square, chain.columns_first)
+    x = x.permute(1, 2, 0).contiguous()
     x = x if chain.enter is None else chain.enter(x)
     x = x if chain.pre is None else _pointwise(x, chain.pre)
     bounded = chain.rescales and plan.dtype == torch.float16
@@ -55,7 +58,8 @@ def stream(chain: Chain, picture: Tensor, plan: Plan, emit: Callable[[Tensor], N
 
     def finish(strip: Tensor) -> None:
         strip = strip if chain.post is None else _pointwise(strip, chain.post)
-        strip = strip if chain.enlarges == 1 else _shuffled(strip, chain.enlarges)
+        if chain.decodes and chain.square > 1:
+            strip = as_pixels(strip.permute(2, 0, 1), chain.square, chain.columns_first).permute(1, 2, 0)
         emit(strip if chain.leave is None else chain.leave(strip))
 
     heap = Heap(plan.peak_bytes, plan.device)
@@ -63,9 +67,11 @@ def stream(chain: Chain, picture: Tensor, plan: Plan, emit: Callable[[Tensor], N
     run = Run(
         plan.device, plan.dtype, chain.padding, plan.attention_bytes, plan.sides[0], progress.tick, heap, constants
     )
-    grids = chain.grids(*plan.shape[2:])
+    grids, level = chain.grids(*plan.shape[2:]), None
     for n, stage in enumerate(chain.stages):
         last = n + 1 == len(chain.stages)
+        if chain.beside[n] in (None, n):
+            level = source.shared() if chain.beside[n] == n else None
         staged = _Stage(
             stage,
             entering(stage, grids[n], plan.rows[n]),
@@ -74,6 +80,7 @@ def stream(chain: Chain, picture: Tensor, plan: Plan, emit: Callable[[Tensor], N
             None if last else chain.stages[n + 1].steps[0],
             chain.rescales,
             finish if last else None,
+            level if chain.beside[n] != n else None,
             {-1: point},
         )
         source, point = staged.stream(source, plan.keeps[n], progress.begin)
@@ -83,11 +90,6 @@ def _pointwise(x: Tensor, conv: object) -> Tensor:
     """A 1×1 convolution of a channels-last strip."""
     weight, bias = live_weight(conv, x)
     return F.linear(x, weight.flatten(1), bias)
-
-
-def _shuffled(strip: Tensor, side: int) -> Tensor:
-    """Squares of pixels, (rows, W, C·side²), as pixels."""
-    return F.pixel_shuffle(strip.permute(2, 0, 1), side).permute(1, 2, 0)
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class _Stage:
     """As in the chain."""
     emit: Callable[[Tensor], None] | None
     """Takes the strips of the last stage's result."""
+    level: Map | None
+    """The input of a level that has begun in an earlier stage."""
     points: dict[int, Point] = field(default_factory=dict)
     """What is known of the map behind each step; of the one that enters at −1."""
 
@@ -187,6 +191,12 @@ class _Stage:
             assert isinstance(step, Convolve), "attention is a pass of its own"
             if i not in self.points:
                 self.points[i] = self._bounded(step, flow, i)
+            if step.begins:
+                flow = flow.begun()
+            elif step.ends is not None and flow.level is None:
+                assert self.level is not None, "a level has begun before it ends"
+                stored = Stored(self.level.read(size.rows, free=True))
+                flow = replace(flow, level=Waiting(stored, Point(), 0))
             if step.opens and i < todo.last:
                 flow = flow.opened()
             if i == todo.reads:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, ClassVar, Literal
+from math import prod
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from vae_manager.codec.streaming.pixel_norm import live_gain, pixel_normalised, 
 from vae_manager.codec.streaming.strips import (
     Edge,
     Map,
+    Rows,
     Strips,
     Write,
     adder,
@@ -36,6 +38,23 @@ from vae_manager.codec.streaming.strips import (
     relu,
     split,
 )
+
+
+class Shortcut(Protocol):
+    """What a level adds of its input to its result, without any weights."""
+
+    @property
+    def channels(self) -> int:
+        """Of the input."""
+        ...
+
+    def source_rows(self, rows: int) -> int:
+        """Rows of the input that belong to so many of the result."""
+        ...
+
+    def add(self, x: Tensor, to: Tensor) -> None:
+        """Add what becomes of rows (r, W, C) of the input to (r', W', C') of the result, in place."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,17 +82,32 @@ class Convolve:
     """Long strips are cut to the usual height behind the step."""
     pixel_norm: Any = None
     """In the place of `norm`, a norm of each pixel's own channels, x / ‖x‖ · `gain`, for which nothing is measured."""
+    begins: bool = False
+    """A level with a shortcut around all of it begins: its input waits, beside that of a block."""
+    ends: Shortcut | None = None
+    """The level ends: this is added of what has waited."""
 
     whole: ClassVar[bool] = False
     """Does the step need its whole input at once?"""
 
     @cached_property
-    def c_in(self) -> int:
-        return int(self.conv.weight.shape[1])
+    def _shape(self) -> tuple[int, int, int]:
+        """Channels out, channels in, taps; a weight may be put together only when it is asked for."""
+        out, into, *taps = self.conv.weight.shape
+        return int(out), int(into), prod(taps)
 
     @cached_property
+    def _skipped(self) -> int:
+        """Numbers in the weight of the skip."""
+        return 0 if self.skip is None else int(self.skip.weight.numel())
+
+    @property
+    def c_in(self) -> int:
+        return self._shape[1]
+
+    @property
     def c_out(self) -> int:
-        return int(self.conv.weight.shape[0])
+        return self._shape[0]
 
     def modules(self) -> Iterator[nn.Module]:
         """Every module that holds parameters."""
@@ -86,7 +120,7 @@ class Convolve:
     @cached_property
     def _lag(self) -> int:
         """Rows that a stream is held back by, and that a seamless one loses at each end."""
-        return int(self.conv.weight.shape[2] == 3)
+        return int(self._shape[2] == 9)
 
     @cached_property
     def _ups(self) -> bool:
@@ -109,7 +143,10 @@ class Convolve:
             height, width, rows, over = (height + odd) // 2, (width + odd) // 2, -(-rows // 2), -(-over // 2)
             margin = margin // 2 if self.border else 0
         over = min(over, SPARE) if self.recuts else over
-        return Size(height, width, rows, over, margin, 0 if self.closes else waiting, *opened)
+        found = Size(height, width, rows, over, margin, 0 if self.closes else waiting, *opened)
+        if not size.level:
+            return found
+        return found.ended() if self.ends else found._replace(level_lag=size.level_lag + self._lag)
 
     def reach(self, needed: int) -> int:
         """Extra rows that a seamless stream needs at each end before the step, for `needed` rows behind it."""
@@ -139,9 +176,12 @@ class Convolve:
             strips = self._convolved(strips, size.height, weight, bias, flow.point, run)
         if self.relu:
             strips = map(torch.relu_, strips)
+        if self.ends is not None:
+            assert flow.level is not None, "a level has begun before it ends"
+            strips = map(_adder(self.ends, flow.level.rows), strips)
         if self.recuts:
             strips = split(strips, found.rows)
-        return Flow(strips, found, after, None if self.closes else flow.x)
+        return Flow(strips, found, after, None if self.closes else flow.x, None if self.ends else flow.level)
 
     def _convolved(
         self, strips: Strips, height: int, weight: Tensor, bias: Tensor | None, before: Point, run: Run
@@ -193,9 +233,13 @@ class Convolve:
         if self.closes:
             waits = size.waiting // max(1, size.opened_rows)
             carried += 2 * waits * (size.over + self._lag - size.opened_over)
-        if self.skip is not None:
-            weights += 2 * self.skip.weight.numel()
-            work += self.skip.weight.numel() * found.pixels
+        weights += 2 * self._skipped
+        work += self._skipped * found.pixels
+        if self.ends is not None:
+            # a doubled lag of a strided convolution, what is taken out of the queue together, and what is made of it
+            carried += 2 * size.level_row * (size.level_lag + 2 * self._stride)
+            extra += 3 * size.level
+        extra += size.level
         if terms.half:
             # its moments are taken in float32, and so is what is normalised
             extra += 2 * made * terms.measures + (6 * self.c_in * size.area if self.normalises else 0)
@@ -203,14 +247,13 @@ class Convolve:
 
     def _kernel_cost(self, size: Size, found: Size, terms: Terms) -> tuple[int, int, float, int]:
         """Numbers in the weights made ready and in the scratch buffer, products per pixel, numbers beside the strip."""
-        taps = int(self.conv.weight[0, 0].numel())
         fast = self._lag and self._stride == 1
         if fast and transformed(terms.device, terms.dtype, self.c_in, self.c_out, self._ups):
             rows = size.longest + 1
             return *workspace(self.c_in, self.c_out, self._ups, terms.side, rows, size.width), 0
         doubled = 6 * self.c_in * size.area if self._ups else 0
         # a convolution may return another memory format
-        return self.conv.weight.numel(), 0, float(taps), doubled + (self.c_out * found.area if self._lag else 0)
+        return prod(self._shape), 0, float(self._shape[2]), doubled + (self.c_out * found.area if self._lag else 0)
 
     # --- range
 
@@ -247,6 +290,7 @@ class Attend:
     """The norm where there is no GroupNorm, as in `Convolve`."""
 
     whole: ClassVar[bool] = True
+    begins: ClassVar[bool] = False
     opens: ClassVar[bool] = False
     closes: ClassVar[bool] = False
     resample: ClassVar[str] = "none"
@@ -285,6 +329,17 @@ class Attend:
 
 
 Step = Convolve | Attend
+
+
+def _adder(shortcut: Shortcut, waiting: Rows) -> Callable[[Tensor], Tensor]:
+    """Add to each strip of a level's result what belongs to it."""
+
+    def add(out: Tensor) -> Tensor:
+        rows = list(waiting.take(shortcut.source_rows(out.shape[0])))
+        shortcut.add(rows[0] if len(rows) == 1 else torch.cat(rows), out)
+        return out
+
+    return add
 
 
 def _silu(x: Tensor) -> Tensor:

@@ -58,6 +58,12 @@ class Map:
         if after is not None:
             yield from _pieces(after, rows)
 
+    def shared(self) -> Map:
+        """Another map of the same strips, which it holds until they are read."""
+        found = Map(self.height, self._compute, self._storage)
+        found._strips.extend(self._strips)
+        return found
+
     def whole(self) -> Tensor:
         """The map as one tensor, taken out of the list."""
         strips = [strip.to(self._compute) for strip in self._strips]
@@ -111,6 +117,19 @@ class Rows:
             rows -= piece.shape[0]
             self.count -= piece.shape[0]
             yield piece
+
+
+class Stored(Rows):
+    """Rows of a map that was kept, which come when they are asked for."""
+
+    def __init__(self, strips: Strips) -> None:
+        super().__init__()
+        self._strips = strips
+
+    def take(self, rows: int) -> Strips:
+        while self.count < rows:
+            self.put(next(self._strips))
+        return super().take(rows)
 
 
 def adder(waiting: Rows, lag: int, shortcut: Tensor | None = None, factor: float = 1.0) -> Callable[[Tensor], Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from vae_manager.codec.kinds.causal3d.config import PATCHED, is_patched, latent_channels, read_config
+from vae_manager.codec.kinds.causal3d.config import read_config
 from vae_manager.codec.kinds.causal3d.names import canonical, is_causal
 from vae_manager.codec.kinds.kind import Facts, Kind, Names, Naming
 from vae_manager.codec.kinds.shapes import Shape
@@ -50,10 +50,7 @@ def picture_tensor(name: str, tensor: Tensor) -> Tensor:
 
 
 def describe(shapes: Mapping[str, Shape], norm_groups: int) -> Facts:
-    evidence = "its norms are those of Wan's and Qwen-Image's VAEs"
-    if is_patched(shapes):  # not run here, but what it is for is known all the same
-        return Facts(latent_channels(shapes), evidence, problems=(PATCHED,))
-    return Facts(read_config(shapes).latent_channels, evidence)
+    return Facts(read_config(shapes).latent_channels, "its norms are those of Wan's and Qwen-Image's VAEs")
 
 
 def build(state: Mapping[str, Tensor], norm_groups: int) -> Autoencoder:

@@ -1,12 +1,15 @@
 """The layers of a causal 3-D autoencoder on a single picture, as steps that stream.
 
-Its norms are a pixel's own, so that nothing has to be measured before the next layer: where no attention stands, one
-pass goes through all levels. Maps are kept around the attention and between the levels where they are small.
+Its norms are a pixel's own, so that nothing has to be measured before the next layer: one pass could go from the
+attention to the pixels. But each pass holds the weights of its layers made ready, which are larger than the maps where
+these are small and wide. So a map is kept behind every block of the lower resolutions, and one pass goes through the
+two highest, whose maps would be the largest. Where a level has a shortcut around it, its input is kept too until then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +18,9 @@ from vae_manager.codec.kinds.causal3d.network import CausalAutoencoder
 from vae_manager.codec.streaming.chain import Chain, Stage, check_complete, check_conv
 from vae_manager.codec.streaming.steps import Attend, Convolve, Step
 from vae_manager.errors import VaeFileError
+
+LARGEST, NARROW = 2, 320
+"""So many of the highest resolutions are gone through without a map that is kept in between, if they are no wider."""
 
 
 def causal_chain(vae: nn.Module, decodes: bool) -> Chain:
@@ -27,51 +33,88 @@ def causal_chain(vae: nn.Module, decodes: bool) -> Chain:
     if coder is None:
         raise VaeFileError("it has no encoder: not an autoencoder that can be streamed")
     stages = _decoder_stages(coder) if decodes else _encoder_stages(coder)
+    padding = check_complete(coder, (step for stage in stages for step in stage.steps))
+    if padding == "circular" and any(step.begins for stage in stages for step in stage.steps):
+        raise VaeFileError("it pads circularly and has shortcuts around its levels: not supported by streaming")
+    square, columns_first = _squares(vae, decodes)
     return Chain(
         decodes,
         stages,
-        check_complete(coder, (step for stage in stages for step in stage.steps)),
+        padding,
         pre=_around(vae, "post_quant_conv") if decodes else None,
         post=None if decodes else _around(vae, "quant_conv"),
         modes=("D",),
         rescales=False,
-        enlarges=vae.config.enlarges if decodes and isinstance(vae, CausalAutoencoder) else 1,
+        square=square,
+        columns_first=columns_first,
     )
 
 
+def _squares(vae: nn.Module, decodes: bool) -> tuple[int, bool]:
+    """Side of the squares of pixels inside, and their order; a half alone takes and gives them as channels."""
+    if not isinstance(vae, CausalAutoencoder):
+        return 1, False
+    square = vae.config.square
+    return (square, True) if square > 1 else (vae.config.enlarges if decodes else 1, False)
+
+
 def _decoder_stages(decoder: Any) -> tuple[Stage, ...]:
-    """A stage for each level; the last two are one, so that the largest map that is kept is of a quarter's side."""
-    levels: list[list[Step]] = []
-    steps: list[Step] = [Convolve(check_conv(decoder.conv_in, 3)), *_mid(decoder.mid)]
-    for level in reversed(list(decoder.up)):
-        steps += [step for block in level.block for step in _block(block)]
-        levels.append(steps)
+    parts: list[list[Step]] = [[Convolve(check_conv(decoder.conv_in, 3))], *_mid(decoder.mid)]
+    merged = len(parts)
+    for i, level in reversed(list(enumerate(decoder.up))):
+        blocks = [_block(block) for block in level.block]
         if hasattr(level, "upsample"):
-            steps = [Convolve(check_conv(level.upsample.conv, 3), resample="up")]
-    levels[-1].append(_out(decoder))
-    if len(levels) > 2:
-        levels[-2:] = [levels[-2] + levels[-1]]
-    return tuple(Stage(tuple(level)) for level in levels)
+            blocks.append([Convolve(check_conv(level.upsample.conv, 3), resample="up")])
+        if not _is_large(i, blocks):
+            merged = len(parts) + len(blocks) - 1  # what enlarges the map for those that follow is theirs
+        parts += _around_level(blocks, level)
+    parts[-1].append(_out(decoder))
+    parts[merged:] = [_all(parts[merged:])]
+    return tuple(Stage(tuple(part)) for part in parts)
 
 
 def _encoder_stages(encoder: Any) -> tuple[Stage, ...]:
-    stages: list[Stage] = []
-    steps: list[Step] = [Convolve(check_conv(encoder.conv_in, 3))]
-    for level in encoder.down:
-        steps += [step for block in level.block for step in _block(block)]
+    parts: list[list[Step]] = []
+    for i, level in enumerate(encoder.down):
+        blocks = [_block(block) for block in level.block]
         if hasattr(level, "downsample"):
             conv = check_conv(level.downsample.conv, 3, stride=2, padding=0)
-            stages.append(Stage((*steps, Convolve(conv, resample="down", border=False))))
-            steps = []
-    return (*stages, Stage((*steps, *_mid(encoder.mid), _out(encoder))))
+            blocks[-1] = [*blocks[-1], Convolve(conv, resample="down", border=False)]
+        around = _around_level(blocks, level)
+        parts += [_all(around)] if _is_large(i, blocks) else around
+    first: list[Step] = [Convolve(check_conv(encoder.conv_in, 3))]
+    if len(parts) > 1 and _is_large(0, parts[:1]):
+        parts[0] = [*first, *parts[0]]
+    else:
+        parts.insert(0, first)
+    last = _mid(encoder.mid)
+    last[-1].append(_out(encoder))
+    return tuple(Stage(tuple(part)) for part in (*parts, *last))
 
 
-def _mid(mid: Any) -> list[Step]:
-    between = [_attention(mid.attn_1)] if hasattr(mid, "attn_1") else []
-    return [*_block(mid.block_1), *between, *_block(mid.block_2)]
+def _is_large(i: int, blocks: Sequence[Sequence[Any]]) -> bool:
+    """Whether a level's maps weigh more than its weights."""
+    return i < LARGEST and max(step.c_out for step in blocks[0]) <= NARROW
 
 
-def _block(block: Any) -> list[Step]:
+def _all(parts: Sequence[Sequence[Any]]) -> list[Any]:
+    return [step for part in parts for step in part]
+
+
+def _around_level(blocks: list[list[Any]], level: Any) -> list[list[Any]]:
+    """A level's parts, from the first step of which to the last its shortcut goes, where there is one."""
+    if level.shortcut is not None:
+        blocks[0] = [replace(blocks[0][0], begins=True), *blocks[0][1:]]
+        blocks[-1] = [*blocks[-1][:-1], replace(blocks[-1][-1], ends=level.shortcut)]
+    return blocks
+
+
+def _mid(mid: Any) -> list[list[Step]]:
+    between = [[_attention(mid.attn_1)]] if hasattr(mid, "attn_1") else []
+    return [_block(mid.block_1), *between, _block(mid.block_2)]
+
+
+def _block(block: Any) -> list[Any]:
     skip = check_conv(block.shortcut, 1) if hasattr(block, "shortcut") else None
     return [
         Convolve(check_conv(block.conv1, 3), pixel_norm=block.norm1, activation="silu", opens=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from vae_manager.codec.kinds.shapes import Shape, compare_shapes
@@ -14,11 +14,6 @@ MAX_COUNT = 12
 
 PACKED = (12, 16)
 """Channels of squares of 2×2 pixels, in RGB and RGBA."""
-
-MOST_UNPATCHED = 16
-"""Latent channels of Wan 2.1's."""
-
-PATCHED = "it is a video autoencoder of Wan 2.2's layout, which only its own WebUI can run"
 
 
 @dataclass(frozen=True)
@@ -36,6 +31,11 @@ class Half:
     stem: int
     """Channels behind the first convolution."""
     mid_attention: bool = True
+    times: tuple[bool, ...] = ()
+    """Whether the resampling behind each level takes frames together, or apart; told where there are shortcuts."""
+
+    def takes_frames(self, level: int) -> bool:
+        return bool(self.times) and self.times[level]
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,19 @@ class CausalConfig:
     post_quant_conv: bool
     enlarges: int = 1
     """How much larger than what was encoded a decoded picture is, along one side (upscalers: 2)."""
+    square: int = 1
+    """Side of the squares of pixels that are the channels of one pixel inside, on both ways (Wan 2.2: 2)."""
+    shortcuts: bool = False
+    """Whether each level has one around it (Wan 2.2, Qwen-Image 2.1)."""
 
     @property
     def image_channels(self) -> int:
-        return self.encoder.channels_in if self.encoder else self.decoder.channels_out // self.enlarges**2
+        return self.decoder.channels_out // (self.enlarges * self.square) ** 2
 
     @property
     def ratio(self) -> int:
         """Pixels that are encoded to one latent pixel, along one side."""
-        return 2 ** (len(self.decoder.widths) - 1)
+        return 2 ** (len(self.decoder.widths) - 1) * self.square
 
     @property
     def encodes(self) -> bool:
@@ -70,18 +74,21 @@ def read_config(shapes: Mapping[str, Shape]) -> CausalConfig:
     Raises:
         VaeFileError: the tensors do not make a whole one; names the first that is missing, misshapen or not known.
     """
-    if is_patched(shapes):
-        raise VaeFileError(PATCHED)
     decoder = _read_half(shapes, "decoder")
     encoder = _read_half(shapes, "encoder") if any(name.startswith("encoder.") for name in shapes) else None
-    post = "post_quant_conv.weight" in shapes
+    shortcuts = bool(decoder.upsampled) and decoder.upsampled == decoder.widths[1:]
+    packed = decoder.channels_out in PACKED
+    # without an encoder, the layout tells squares on both ways from an upscaler's
+    squares = packed and (encoder.channels_in == decoder.channels_out if encoder else shortcuts)
     config = CausalConfig(
         encoder,
         decoder,
         latent_channels=latent_channels(shapes),
         quant_conv="quant_conv.weight" in shapes,
-        post_quant_conv=post,
-        enlarges=2 if decoder.channels_out in PACKED else 1,
+        post_quant_conv="post_quant_conv.weight" in shapes,
+        enlarges=2 if packed and not squares else 1,
+        square=2 if squares else 1,
+        shortcuts=shortcuts,
     )
     _check_fit(config)
     compare_shapes(expected_shapes(config), shapes)
@@ -98,22 +105,15 @@ def latent_channels(shapes: Mapping[str, Shape]) -> int:
     return _kernel(shapes, first)[1]
 
 
-def is_patched(shapes: Mapping[str, Shape]) -> bool:
-    """Whether it is of Wan 2.2's layout, which takes squares of pixels for one.
-
-    Raises:
-        VaeFileError: it has no beginning.
-    """
-    if "encoder.conv_in.weight" in shapes:
-        return _kernel(shapes, "encoder.conv_in.weight")[1] in PACKED
-    # without an encoder, only the latent tells patches (48 and 64 channels) from an upscaler (16)
-    return _kernel(shapes, "decoder.conv_in.weight")[1] > MOST_UNPATCHED
-
-
 def _check_fit(config: CausalConfig) -> None:
     encoder, decoder = config.encoder, config.decoder
-    if any(2 * out != width for out, width in zip(decoder.upsampled, decoder.widths[1:])):
-        raise VaeFileError(PATCHED)  # its levels have shortcuts of their own, which have no weights to be seen by
+    # shortcuts have no weights to be seen by: taken for Wan 2.1's, a picture of Wan 2.2's would be wrong
+    if not config.shortcuts and any(2 * out != width for out, width in zip(decoder.upsampled, decoder.widths[1:])):
+        raise VaeFileError(
+            "its levels are widened neither as Wan 2.1's nor as Wan 2.2's: it is of a kind not known here"
+        )
+    if config.shortcuts:
+        _check_shortcuts(config)
     if encoder is None:
         return
     if encoder.channels_out != 2 * config.latent_channels or len(encoder.widths) != len(decoder.widths):
@@ -126,6 +126,26 @@ def _check_fit(config: CausalConfig) -> None:
         raise VaeFileError(
             f"it takes {encoder.channels_in} channels and returns {decoder.channels_out}, which is not known of any"
         )
+
+
+def _check_shortcuts(config: CausalConfig) -> None:
+    """Channels must be shared out, or taken together, without a rest; and how many frames must be told."""
+    if not any((*config.decoder.times, *(config.encoder.times if config.encoder else ()))):
+        raise VaeFileError("its layers between frames are missing, by which it is known what its shortcuts do")
+    whole = all(out * factor % width == 0 for width, out, factor in _around(config.decoder, reversed_=True))
+    if config.encoder:
+        whole = whole and all(width * factor % out == 0 for width, out, factor in _around(config.encoder, False))
+    if not whole:
+        raise VaeFileError("the widths of its levels have no shortcuts between them: it is of a kind not known here")
+
+
+def _around(half: Half, reversed_: bool) -> Iterator[tuple[int, int, int]]:
+    """Of each level with a shortcut: channels before and behind it, and how many numbers are taken together."""
+    last, width = len(half.widths) - 1, half.stem
+    for i in reversed(range(1, last + 1)) if reversed_ else range(last + 1):
+        side = 2 if reversed_ or i < last else 1
+        yield width, half.widths[i], side * side * (2 if half.takes_frames(i) else 1)
+        width = half.widths[i]
 
 
 def _read_half(shapes: Mapping[str, Shape], half: str) -> Half:
@@ -143,6 +163,7 @@ def _read_half(shapes: Mapping[str, Shape], half: str) -> Half:
         blocks=blocks,
         stem=first[0],
         mid_attention=f"{half}.mid.attn_1.to_qkv.weight" in shapes,
+        times=tuple(f"{half}.{levels}.{i}.{levels}sample.time_bias" in shapes for i in range(count)),
     )
 
 
@@ -186,6 +207,8 @@ def _encoder(half: Half) -> Tensors:
         tensors += _blocks(f"encoder.down.{i}", width, out, half.blocks)
         if i + 1 < len(half.widths):
             tensors += _conv(f"encoder.down.{i}.downsample.conv", out, out)
+            if half.takes_frames(i):
+                tensors.append((f"encoder.down.{i}.downsample.time_bias", (out,)))
         width = out
     return tensors + _ends("encoder", half, width, width)
 
@@ -197,6 +220,8 @@ def _decoder(half: Half) -> Tensors:
         width = half.widths[i]
         if i > 0:
             tensors += _conv(f"decoder.up.{i}.upsample.conv", width, half.upsampled[i - 1])
+            if half.takes_frames(i):
+                tensors.append((f"decoder.up.{i}.upsample.time_bias", (2 * width,)))
             width = half.upsampled[i - 1]
     return tensors + _ends("decoder", half, half.stem, width)
 

@@ -2,7 +2,8 @@
 
 Both number the layers of a half flat in Wan 2.1 (Qwen-Image's, too) and by levels in Wan 2.2. Canonical names are laid
 out as ldm's: `encoder.down.I.block.J`, `decoder.up.I.block.J` with level 0 at the full resolution. Layers that only mix
-frames (`time_conv`) are left out: a single picture never meets them.
+frames (`time_conv`) are left out: a single picture never meets them. But where levels have numbers of their own, the
+bias is kept (`time_bias`): that it is there tells what the level's shortcut does.
 """
 
 from __future__ import annotations
@@ -90,10 +91,10 @@ class _Levels:
         if half == "decoder":  # counted from the lowest resolution
             level = self.count - 1 - level
         stem = f"{half}.{'down' if half == 'encoder' else 'up'}.{level}"
+        kind = "downsample" if half == "encoder" else "upsample"
         if rest.startswith(_TIME):
-            return None
+            return f"{stem}.{kind}.time_bias" if self.nested and rest == f"{_TIME}bias" else None
         if rest.startswith(_RESAMPLE):
-            kind = "downsample" if half == "encoder" else "upsample"
             return f"{stem}.{kind}.conv.{rest.removeprefix(_RESAMPLE)}"
         return _layer(f"{stem}.block.{block}.{rest}")
 

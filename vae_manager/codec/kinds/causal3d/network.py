@@ -1,5 +1,8 @@
 """The causal 3-D autoencoders of Wan and Qwen-Image on single pictures, where they are 2-D networks, exactly.
 
+Wan 2.2's and Qwen-Image 2.1's are the same with shortcuts around their levels (`shortcuts.py`), Wan 2.2's with squares
+of 2×2 pixels for one; Qwen-Image 2.1's has a fourth channel of pictures, opacity.
+
 In front of the first frame there is nothing but zeros, so that of every temporal kernel the last tap alone acts:
 W[:, :, -1]. Layers that mix frames (`time_conv`) leave a first frame as it is. Written from the structure of the Wan
 modules (github.com/Wan-Video/Wan2.1, Wan2.2) and checked in the tests against a plain 3-D implementation and, where it
@@ -8,7 +11,7 @@ is installed, diffusers' `AutoencoderKLWan` and `AutoencoderKLQwenImage`.
 Every norm is one of a pixel's own channels: x / ‖x‖ · √C · gamma. Nothing is measured over the picture.
 
 Shapes: pictures (N, 3 or 4, H, W) in [-1, 1]; latents (N, C, h, w), **unscaled** (mean and std per channel belong to
-the diffusion model). With four levels H = 8h.
+the diffusion model). With four levels H = 8h; with squares of 2×2 pixels or a fifth level 16h.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vae_manager.codec.kinds.causal3d.config import CausalConfig, Half, read_config
+from vae_manager.codec.kinds.causal3d.shortcuts import Averaged, Repeated
 from vae_manager.codec.kinds.network import Network
+from vae_manager.codec.streaming.squares import as_pixels, as_squares
 
 NORM_EPS = 1e-12
 """Least length by which a pixel is divided (that of `torch.nn.functional.normalize`)."""
@@ -95,9 +100,14 @@ class Mid(nn.Module):
 class Resample(nn.Module):
     """Double the resolution by repetition, or halve it by a stride, with a convolution."""
 
-    def __init__(self, width: int, out: int, up: bool) -> None:
+    time_bias: Tensor
+    """Of the layer that mixes frames, where that is there and tells something; nothing is computed with it."""
+
+    def __init__(self, width: int, out: int, up: bool, time: bool = False) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, out, 3, padding=1) if up else nn.Conv2d(width, out, 3, stride=2)
+        if time:
+            self.register_buffer("time_bias", torch.zeros(2 * width if up else width))
         self.up = up
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,33 +116,39 @@ class Resample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, and the resampling behind them."""
+    """The blocks of one resolution, and the resampling behind them; perhaps with a shortcut around both."""
 
-    def __init__(self, width: int, out: int, blocks: int, resample: Resample | None) -> None:
+    def __init__(
+        self, width: int, out: int, blocks: int, resample: Resample | None, shortcut: Averaged | Repeated | None
+    ) -> None:
         super().__init__()
+        self.shortcut = shortcut
         self.block = nn.ModuleList(Block(width if i == 0 else out, out) for i in range(blocks))
         if resample is not None:
             self.add_module("upsample" if resample.up else "downsample", resample)
 
     def forward(self, x: Tensor) -> Tensor:
+        before = x
         for block in self.block:
             x = block(x)
         for name in ("upsample", "downsample"):
             if hasattr(self, name):
                 x = getattr(self, name)(x)
-        return x
+        return x if self.shortcut is None else x + self.shortcut(before.movedim(1, -1)).movedim(-1, 1)
 
 
 class Encoder(nn.Module):
     """(N, C, H, W) → (N, 2·Z, h, w), before `quant_conv`."""
 
-    def __init__(self, half: Half) -> None:
+    def __init__(self, half: Half, shortcuts: bool) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(half.channels_in, half.stem, 3, padding=1)
         self.down = nn.ModuleList()
         width, last = half.stem, len(half.widths) - 1
         for i, out in enumerate(half.widths):
-            self.down.append(Level(width, out, half.blocks, Resample(out, out, up=False) if i < last else None))
+            down = Resample(out, out, up=False, time=half.takes_frames(i)) if i < last else None
+            around = Averaged(width, out, 2 if down else 1, half.takes_frames(i)) if shortcuts else None
+            self.down.append(Level(width, out, half.blocks, down, around))
             width = out
         self.mid = Mid(width, half.mid_attention)
         self.norm_out, self.conv_out = PixelNorm(width), nn.Conv2d(width, half.channels_out, 3, padding=1)
@@ -147,7 +163,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """(N, Z, h, w) → (N, C, H, W), after `post_quant_conv`; `up.0` is the full-resolution level."""
 
-    def __init__(self, half: Half) -> None:
+    def __init__(self, half: Half, shortcuts: bool) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(half.channels_in, half.stem, 3, padding=1)
         self.mid = Mid(half.stem, half.mid_attention)
@@ -155,8 +171,9 @@ class Decoder(nn.Module):
         width = half.stem
         for i in reversed(range(len(half.widths))):
             out = half.widths[i]
-            up = Resample(out, half.upsampled[i - 1], up=True) if i > 0 else None
-            levels.insert(0, Level(width, out, half.blocks, up))
+            up = Resample(out, half.upsampled[i - 1], up=True, time=half.takes_frames(i)) if i > 0 else None
+            around = Repeated(width, out, half.takes_frames(i)) if shortcuts and up else None
+            levels.insert(0, Level(width, out, half.blocks, up, around))
             width = half.upsampled[i - 1] if i > 0 else out
         self.up = nn.ModuleList(levels)
         self.norm_out, self.conv_out = PixelNorm(width), nn.Conv2d(width, half.channels_out, 3, padding=1)
@@ -175,17 +192,20 @@ class CausalAutoencoder(Network[CausalConfig]):
         super().__init__()
         self.config = config
         if config.encoder is not None:
-            self.encoder = Encoder(config.encoder)
-        self.decoder = Decoder(config.decoder)
+            self.encoder = Encoder(config.encoder, config.shortcuts)
+        self.decoder = Decoder(config.decoder, config.shortcuts)
         if config.quant_conv:
             self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
         if config.post_quant_conv:
             self.post_quant_conv = nn.Conv2d(config.latent_channels, config.decoder.channels_in, 1)
 
+    def encode_moments(self, x: Tensor) -> Tensor:
+        return super().encode_moments(as_squares(x, self.config.square, columns_first=True))
+
     def decode(self, z: Tensor) -> Tensor:
         """Unscaled latent (N, Z, h, w) → picture, about [-1, 1], not clamped; twice as large where it `enlarges`."""
         x = self.decoder(self.post_quant_conv(z) if self.config.post_quant_conv else z)
-        return F.pixel_shuffle(x, self.config.enlarges)
+        return as_pixels(as_pixels(x, self.config.square, columns_first=True), self.config.enlarges)
 
 
 def build_causal(state: Mapping[str, Tensor]) -> CausalAutoencoder:

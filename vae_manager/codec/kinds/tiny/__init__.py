@@ -56,4 +56,5 @@ KIND = Kind(
     chain=chain,
     family=LAYOUT,
     latents_scaled=True,
+    stands_for="kl",
 )

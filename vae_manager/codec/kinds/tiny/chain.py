@@ -43,28 +43,28 @@ def tiny_chain(vae: nn.Module, decodes: bool) -> Chain:
         decodes,
         tuple(_stages(steps)),
         check_complete(modules, steps),
-        enter=_squashed if decodes else _inside,
-        leave=_outside if decodes else _without_noise,
+        enter=squashed if decodes else inside,
+        leave=outside if decodes else without_noise,
         leaves_channels=None if decodes else 2 * steps[-1].c_out,
         modes=("D",),
         rescales=False,
     )
 
 
-def _squashed(z: Tensor) -> Tensor:
+def squashed(z: Tensor) -> Tensor:
     return torch.tanh(z / LATENT_MAGNITUDE) * LATENT_MAGNITUDE
 
 
-def _inside(x: Tensor) -> Tensor:
+def inside(x: Tensor) -> Tensor:
     """Pixels in [0, 1] for those in [-1, 1]."""
     return (x + 1) / 2
 
 
-def _outside(x: Tensor) -> Tensor:
+def outside(x: Tensor) -> Tensor:
     return x * 2 - 1
 
 
-def _without_noise(z: Tensor) -> Tensor:
+def without_noise(z: Tensor) -> Tensor:
     """A latent with the log-variance that makes no noise."""
     return torch.cat([z, torch.full_like(z, NO_NOISE)], dim=-1)
 
