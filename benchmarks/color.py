@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tools.build_color_set import FAULTS, fault_matrix
+from tools.fit_color_pools import LIKELY, pool
 from tools.real_faults import FAULTS as REAL_FAULTS
 from tools.real_faults import OVERSHOOTS, Case, case, draw
 from vae_manager.codec.build import build_kl
@@ -39,6 +41,7 @@ from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.color.bake import fold_decoder
 from vae_manager.color.correct import correct, to_levels, treat
 from vae_manager.color.diagnose import diagnose
+from vae_manager.color.drift import hold
 from vae_manager.color.evidence import Evidence, Finding
 from vae_manager.color.faults import TOO_STRONG, scale_fault
 from vae_manager.color.fit import box_down, fit_map
@@ -47,6 +50,7 @@ from vae_manager.color.matrix import adjustment, affine, apply, is_identity, str
 from vae_manager.color.pool import different, pooled_map
 from vae_manager.color.reference import fit_reference
 from vae_manager.color.statistics import statistics
+from vae_manager.color.trip import undoing
 from vae_manager.commands import open_file
 from vae_manager.commands.bench import color_arguments
 from vae_manager.errors import BadInputError
@@ -272,6 +276,27 @@ def real_pooled(pictures: ColorSet, limit: int) -> Iterator[Row]:
     yield {"of": "sound ones", "pictures": len(damage), "found_percent": round(moved, 1)}
 
 
+def pools(pictures: ColorSet, limit: int) -> Iterator[Row]:
+    """Pools as `tools.fit_color_pools` makes them, by what is wrong with their VAE: from files, and with the decoder's
+    own values, as in the WebUI."""
+    rng = np.random.default_rng(41)
+    sources = sorted({source for _, source, _ in pictures.good})
+    photos = [[pictures.load(e).permute(1, 2, 0).double().numpy() for e in pictures.good if e[1] == s] for s in sources]
+    made = [pool(photos, number, rng) for number in range(limit)]
+    for own in (False, True):
+        for what in sorted({one.what for one in made}):
+            judged: list[tuple[bool, float, float]] = []
+            vouched, group = 0, [one for one in made if one.what == what]
+            for one in group:
+                found = [diagnose(Evidence(c.bad, pool=one.of(own))) for c in one.cases]
+                vouched += any(VOUCHES in d.reason for d in found)
+                judged += [_judged(c, apply(c.bad, d.matrix)) for c, d in zip(one.cases, found, strict=True)]
+            touched = sum(any(j[0] for j in judged[i : i + 3]) for i in range(0, len(judged), 3))
+            row: Row = {"own values": own, "of": what, "pools": len(group), "touched": touched, "vouched": vouched}
+            faulty = what in LIKELY
+            yield row | (_found_and_undone(judged) if faulty else {"moved": sum(j[2] > MOVED for j in judged)})
+
+
 def _judged(one: Case, out: Tensor) -> tuple[bool, float, float]:
     """Whether anything was done, and the distance from the truth before and after."""
     return out is not one.bad, delta_e(one.bad, one.truth), delta_e(out, one.truth)
@@ -446,6 +471,85 @@ def named_from_pixels(pictures: ColorSet, limit: int) -> Iterator[Row]:
         }
 
 
+ROUNDS = 10
+HELD: dict[str, Callable[[Tensor, list[Tensor]], Tensor]] = {
+    "nothing": lambda new, before: new,
+    "the picture before": lambda new, before: hold(new, before[-1]),
+    "the first picture": lambda new, before: hold(new, before[0]),
+    "the mean of all before": lambda new, before: hold(new, torch.stack(before).mean(0)),
+}
+
+
+def edit_rounds(pictures: ColorSet, limit: int) -> Iterator[Row]:
+    """Ten round trips through the demo VAE, each held in one way or another: how far block means drift where the
+    picture still shows the same. With edits, a patch of another picture is painted in before every trip."""
+    vae = build_kl(*load_kl_state(open_file(str(DEMO)), torch.float32))
+    first = {source: entry for entry in reversed(pictures.good) for source in [entry[1]]}
+    photos = [
+        _whole_blocks(pictures.load(entry)[:, :192, :256]) for entry in list(first.values())[: max(4, limit // 8)]
+    ]
+    for edits in (False, True):
+        for name, way in HELD.items():
+            rng, drift, contrast = np.random.default_rng(17), [], []
+            for index, photo in enumerate(photos):
+                kept, last, painted = [photo], photo, torch.zeros(photo.shape[1:], dtype=torch.bool)
+                for _ in range(ROUNDS):
+                    given = _patched(last, photos[index - 1], painted, rng) if edits else last
+                    new = (decode(vae, latent_of(encode(vae, given[None] * 2 - 1)))[0] / 2 + 0.5).clamp(0, 1)
+                    last = to_levels(way(new, [*kept[:-1], given])).float() / 255
+                    kept.append(last)
+                drift.append(_block_drift(last, photo, painted))
+                contrast.append(float((last.std((1, 2)) / photo.std((1, 2)) - 1).abs().max()))
+            yield {
+                "edits": edits,
+                "held to": name,
+                "pictures": len(photos),
+                "block_delta_e": _median(np.array(drift)),
+                "worst": round(max(drift), 2),
+                "contrast_change_percent": round(100 * float(np.median(contrast)), 2),
+            }
+
+
+def _patched(v: Tensor, other: Tensor, painted: Tensor, rng: np.random.Generator) -> Tensor:
+    """The picture with a patch of another one, a hundredth of its area; `painted` is told where."""
+    side = min(v.shape[1:]) // 10 + 4
+    top, left = (int(rng.integers(0, length - side)) for length in v.shape[1:])
+    place = np.s_[top : top + side, left : left + side]
+    out = v.clone()
+    out[:, place[0], place[1]] = other[:, :side, :side]
+    painted[place] = True
+    return out
+
+
+def _block_drift(v: Tensor, start: Tensor, painted: Tensor) -> float:
+    """Mean CIEDE2000 of the means of blocks of 16 pixels that hold nothing that was painted in."""
+    kept = (F.avg_pool2d(painted[None].float(), 16) == 0).flatten().numpy()
+    a, b = (color.rgb2lab(F.avg_pool2d(x, 16).flatten(1).T.double().numpy()[kept]) for x in (v, start))
+    return float(color.deltaE_ciede2000(a, b).mean())
+
+
+TRIPS = 5
+"""Faulty VAEs of each kind whose round trip is looked at."""
+
+
+def by_round_trip(pictures: ColorSet, limit: int) -> Iterator[Row]:
+    """One picture, where the VAE's own round trip is known: the demo VAE with each fault behind its decoder."""
+    vae = build_kl(*load_kl_state(open_file(str(DEMO)), torch.float32))
+    rng, entries = np.random.default_rng(33), pictures.good[:: max(1, len(pictures.good) // limit)]
+    found = undoing(round_trip(vae))
+    yield {"of": "the demo VAE as it is", "moved": found is None or not is_identity(found)}
+    for kind in REAL_FAULTS:
+        results = []
+        for part in range(TRIPS):
+            fault, faulty_vae = draw(kind.__name__, rng), copy(vae)
+            faulty_vae.decode = lambda z, fault=fault: fault(vae.decode(z)[0] / 2 + 0.5)[None] * 2 - 1
+            undone = undoing(round_trip(faulty_vae))
+            for index, entry in enumerate(entries[part::TRIPS]):
+                one = case(pictures.load(entry), fault, OVERSHOOTS[index % len(OVERSHOOTS)], rng)
+                results.append(_judged(one, apply(one.bad, diagnose(Evidence(one.bad, trip=undone)).matrix)))
+        yield {"of": kind.__name__} | _found_and_undone(results)
+
+
 def before_and_after(path: Path) -> Row:
     """Write the README's picture: the washed-out demo VAE's wash-out undone, and a good picture that is left alone."""
     bad, good = DEMO.with_name("demo-kl-f8-washed-out.safetensors"), DEMO
@@ -545,7 +649,7 @@ def _percentile(values: list[float], at: float) -> float:
 
 def table(rows: list[Row]) -> str:
     """Rows as a Markdown table."""
-    keys = list(rows[0])
+    keys = list(dict.fromkeys(key for row in rows for key in row))
     lines = [keys, ["---"] * len(keys), *[[str(row.get(key, "")) for key in keys] for row in rows]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -574,9 +678,12 @@ def measure(options: argparse.Namespace) -> tuple[Any, str]:
         "pooled": lambda: list(pooled(pictures, count)),
         "real faults alone": lambda: list(real_alone(pictures, count)),
         "real faults pooled": lambda: list(real_pooled(pictures, count)),
+        "pools": lambda: list(pools(pictures, count)),
         "calibrated": lambda: [calibrated(pictures, count)],
         "aligned reference": lambda: list(referenced(pictures, count)),
         "unrelated reference": lambda: [unrelated(pictures)],
+        "round trip": lambda: list(by_round_trip(pictures, count)),
+        "edit rounds": lambda: list(edit_rounds(pictures, count)),
         "named from facts": lambda: list(named_from_facts()),
         "named from pixels": lambda: list(named_from_pixels(pictures, count)),
     }

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -32,7 +32,7 @@ from tools.real_faults import FAULTS, Case, Fault, case, draw, jpeg, rounded
 from vae_manager.color.matrix import LUMA, affine
 from vae_manager.color.pool import MIN_PICTURES, different
 from vae_manager.color.pool_model import ANSWERS, features
-from vae_manager.color.statistics import OwnEnds, Statistics, own_ends, statistics
+from vae_manager.color.statistics import SAMPLE, OwnEnds, Statistics, own_ends, statistics
 
 CROPS = 4
 """Of each photograph."""
@@ -63,9 +63,11 @@ class Pool:
     """Pictures of one VAE, and what is wrong with it."""
 
     what: str
-    """'sound', 'legit', 'matte' or a key of `LIKELY`."""
+    """'sound', 'legit', 'matte', 'one-matte' or a key of `LIKELY`."""
     seen: list[Statistics]
     own: list[OwnEnds | None]
+    cases: list[Case]
+    """The first three."""
     wanted: tuple[float, float, float]
     """Black lifted, white lowered, logarithm of the chroma gain, by the stretch that comes nearest."""
 
@@ -83,8 +85,11 @@ def pool(photos: Sequence[list[Array]], number: int, rng: Rng) -> Pool:
     if chance < 0.25:
         over *= float(rng.random() > 0.3)
     elif chance < 0.45:
-        kind = matte if rng.random() < 0.3 else FROM_PHOTOS[rng.integers(len(FROM_PHOTOS))]
-        what, share = "matte" if kind is matte else "legit", 1.0 if rng.random() < 0.6 else rng.uniform(0.4, 0.8)
+        what, share = "legit", 1.0 if rng.random() < 0.6 else rng.uniform(0.4, 0.8)
+        if rng.random() < 0.4:
+            what, kind = ("matte", matte) if rng.random() < 0.5 else ("one-matte", one_matte(rng))
+        else:
+            kind = FROM_PHOTOS[rng.integers(len(FROM_PHOTOS))]
     elif chance < 0.9:
         what = FAULTS[number % len(FAULTS)].__name__
         fault = draw(what, rng)
@@ -94,14 +99,24 @@ def pool(photos: Sequence[list[Array]], number: int, rng: Rng) -> Pool:
     size = 8 if rng.random() < 0.85 else int(rng.choice([12, 16, 24]))
     cases = []
     for photo in rng.choice(len(photos), size, replace=False):
-        shown = photos[photo][rng.integers(CROPS)]
+        shown = photos[photo][rng.integers(len(photos[photo]))]
         if rng.random() < share:
             shown = (kind or FROM_PHOTOS[rng.integers(len(FROM_PHOTOS))])(shown, rng).clip(0, 1)
-        v = torch.from_numpy(np.ascontiguousarray(shown)).permute(2, 0, 1).float()
         quality = 90 if rng.random() < 0.2 else None
+        if quality is None:  # the pixels that `statistics` looks at are enough
+            step = max(1, round(math.sqrt(shown.shape[0] * shown.shape[1] / SAMPLE)))
+            shown = shown[::step, ::step]
+        v = torch.from_numpy(np.ascontiguousarray(shown)).permute(2, 0, 1).float()
         cases.append(_clipped_first(v, fault, quality) if clipped or not over else case(v, fault, over, rng, quality))
     wanted = _nearest(cases[:3]) if what in LIKELY else (0.0, 0.0, 0.0)
-    return Pool(what, [statistics(one.bad) for one in cases], [own_ends(one.raw) for one in cases], wanted)
+    seen, own = [statistics(one.bad) for one in cases], [own_ends(one.raw) for one in cases]
+    return Pool(what, seen, own, cases[:3], wanted)
+
+
+def one_matte(rng: Rng) -> Callable[[Array, Rng], Array]:
+    """The film look of one prompt: black is lifted alike in all of its pictures."""
+    floor = rng.uniform(0.05, 0.16)
+    return lambda v, _: floor + (1 - floor) * v
 
 
 def _nothing(v: Tensor) -> Tensor:
@@ -120,7 +135,7 @@ def _clipped_first(v: Tensor, fault: Fault, quality: int | None) -> Case:
 def _nearest(cases: Sequence[Case]) -> tuple[float, float, float]:
     """By least squares over what is clipped nowhere."""
     bad, truth = (
-        torch.cat([v.reshape(3, -1)[:, ::40] for v in part], dim=1).double().numpy()
+        torch.cat([v.reshape(3, -1)[:, :: max(1, v[0].numel() // 2500)] for v in part], dim=1).double().numpy()
         for part in ([one.bad for one in cases], [one.truth for one in cases])
     )
     return nearest(bad, truth)

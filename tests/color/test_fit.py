@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from vae_manager.color.fit import box_down, fit_map
@@ -45,3 +46,19 @@ def test_box_filter_is_the_mean_of_its_part():
     colours = box_down(picture, 2, 3)
     assert torch.allclose(colours[0], picture[:, :8, :8].double().mean((1, 2)))
     assert torch.allclose(box_down(affine(picture, adjustment(1.2)), 2, 3), mapped(colours, adjustment(1.2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [16, 60, 400])
+def test_a_few_colours_of_a_sky_say_nothing_of_the_other_colours(count: int):
+    """What an inpaint leaves may be a strip of sky: its shift is to be found, its noise not to be followed."""
+    generator = torch.Generator().manual_seed(count)
+
+    def noise() -> torch.Tensor:
+        return 0.005 * torch.randn(count, 3, generator=generator, dtype=torch.float64)
+
+    sky = torch.tensor([0.55, 0.7, 0.9], dtype=torch.float64) + noise()
+    shift = torch.tensor([-0.02, -0.01, 0.02], dtype=torch.float64)
+    found, _ = fit_map(sky + noise(), sky + shift + noise(), wary=True)
+    assert (mapped(sky, found) - sky - shift).mean(0).abs().max() < 0.004
+    everywhere = torch.cartesian_prod(*[torch.linspace(0, 1, 5, dtype=torch.float64)] * 3)
+    assert (mapped(everywhere, found) - everywhere).abs().max() < 0.08

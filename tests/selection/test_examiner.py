@@ -244,3 +244,32 @@ def test_two_threads_may_add_at_once(examiner: Examiner, caches, tmp_path: Path)
     for thread in threads:
         thread.join()
     assert examiner.wait(WAIT) and all(caches[0].peek(file) for file in files)
+
+
+def test_a_round_trip_is_made_of_what_is_in_doubt_only_and_kept(
+    world: World, examiner: Examiner, caches, tmp_path: Path
+):
+    doubted, other = vae_file(world.vae("a.safetensors")), vae_file(world.vae("b.safetensors"))
+    junk = world.folder / "VAE" / "junk.safetensors"
+    junk.write_bytes(b"junk")
+    assert caches[1].trip(doubted) is None  # nobody has looked
+    examiner.add([doubted, other], doubted=[doubted, vae_file(junk)])
+    assert examiner.wait(WAIT)
+    facts = FactsCache(open_store(tmp_path / "home"))
+    trip = facts.trip(doubted)
+    assert trip is not None and trip.psnr < 15  # random weights give no picture back
+    assert facts.trip(other) is None and facts.trip(vae_file(junk)) is None
+
+
+def test_a_round_trip_stops_between_two_pictures(world: World, caches):
+    seen: list[tuple[int, int]] = []
+
+    def stop(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done == 2:
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        caches[1].trip(vae_file(world.vae("a.safetensors")), compute=True, progress=stop)
+    assert seen == [(1, 8), (2, 8)]
+    assert caches[1].trip(vae_file(world.folder / "VAE" / "a.safetensors")) is None

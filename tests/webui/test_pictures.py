@@ -26,6 +26,7 @@ from vae_manager.color.calibration import measure
 from vae_manager.color.statistics import own_ends
 from vae_manager.library.files import vae_file
 from vae_manager.library.hashing import sha256_of
+from vae_manager.library.health import RoundTrip
 from vae_manager.library.state import load_kl
 from vae_manager.selection.decision import AUTOMATIC
 from vae_manager.selection.settings import PanelSettings
@@ -644,3 +645,33 @@ def decode_reflected(seed: int) -> Tensor:
     vae = make_vae(seed=seed)
     set_padding(vae, "reflect")
     return decode(vae, Z)
+
+
+def test_a_vae_whose_pictures_reach_no_black_is_asked_for_a_round_trip(session, host, monkeypatch):
+    """Only it can tell a VAE that lifts black from a film look."""
+    asked: list[str] = []
+    shelf = session.shelf
+    monkeypatch.setattr(shelf.examiner, "add", lambda vaes, own, doubted: asked.extend(file.name for file in doubted))
+    for raised in (0.1, 0.0):  # once black has been reached there is no doubt
+        job = start(session, ["x <vae:b>"], PanelSettings(True, color="auto"))
+        decode_batch(session, host, Z[:1])
+        shelf.last.own_ends.clear()
+        session.finish_pictures(job, [raised + (1 - raised) * pixels()])
+        session.finish(job, SimpleNamespace())
+        assert asked == ["b.safetensors"]
+
+
+def test_what_a_round_trip_told_decides_on_black(session, host, monkeypatch):
+    facts = session.shelf.chooser.facts
+    raised = [0.1 + 0.9 * pixels(photo(1))]
+    for contrast, brightness in ((1.0, 0.0), (0.9, 0.1)):
+        trip = RoundTrip(contrast, brightness, 30, contrast)
+        monkeypatch.setattr(facts, "trip", lambda file, trip=trip: trip)
+        job = start(session, ["x <vae:b>"], PanelSettings(True, color="auto"))
+        decode_batch(session, host, Z[:1])
+        (done,) = session.finish_pictures(job, raised)
+        said = job.extra_generation_params[COLOR_KEY](all_prompts=job.all_prompts, index=0)
+        session.finish(job)
+        assert (done is raised[0]) == (contrast == 1) == (said is None)
+    assert said == "washed out: its VAE gives pictures back paler than they were; corrected"
+    assert (done - pixels(photo(1))).abs().mean() < 0.005

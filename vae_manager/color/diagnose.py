@@ -1,7 +1,7 @@
 """Say why a picture is washed out, and which map undoes it: the most trustworthy evidence wins.
 
 NaN or black → a known fault of the VAE → the calibrated map of this checkpoint and VAE → an aligned reference →
-the session's pool → the picture alone. Nothing here changes a pixel.
+the VAE's own round trip → the session's pool → the picture alone. Nothing here changes a pixel.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def diagnose(known: Evidence) -> Finding:
             return _by_reference(found.matrix, found.residual, score, reference.called)
         note = f"; {reference.called} shows something else and was not used"
     own = different(known.pool)
+    if known.trip is not None and not too_strong(own):
+        return _by_trip(known.trip, score, note)
     if len(own) >= MIN_VETO and (by_pool := _by_pool(own, score, note)) is not None:
         return by_pool
     return _by_picture(seen, score, blind_map, note)
@@ -83,6 +85,15 @@ def _by_reference(matrix: Tensor, residual: float, score: float, called: str) ->
     pale = _pale(matrix)
     looks = WASHED_OUT if pale else TOO_STRONG if _strong(matrix) else "colours shifted"
     return Finding("reference", confidence, f"{looks}, held against {called}", matrix, pale, score)
+
+
+def _by_trip(matrix: Tensor, score: float, note: str) -> Finding:
+    """The VAE's own round trip: what it gives back paler is its fault, and what it gives back is its pictures' look."""
+    if is_identity(matrix):
+        reason = f"left alone: its VAE gives back black and white of the pictures that it is given{note}"
+        return Finding("none", 0.95, reason, score=score)
+    reason = f"{WASHED_OUT}: its VAE gives pictures back paler than they were{note}"
+    return Finding("round trip", 0.95, reason, matrix, True, score)
 
 
 def _by_pool(own: list[Statistics], score: float, note: str) -> Finding | None:

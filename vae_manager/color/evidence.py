@@ -36,6 +36,9 @@ class Evidence:
     calibration: Tensor | None = None
     """The map (3, 4) that was measured for this checkpoint and VAE."""
     reference: Reference | None = None
+    trip: Tensor | None = None
+    """The map (3, 4) that undoes what a round trip through this VAE does to pictures, the identity where that is
+    nothing (`trip.undoing`); None: not known."""
     pool: Sequence[Statistics] = ()
     """Of pictures of the same checkpoint and VAE, oldest first; this one may be among them."""
     seen: Statistics | None = None
@@ -47,7 +50,8 @@ class Finding:
     """What was found, in words, and the map that undoes it (the identity: leave the picture alone)."""
 
     cause: str
-    """'none', 'nan', 'black', a `Fault`'s cause, 'calibration', 'reference', 'session' or 'picture'."""
+    """'none', 'nan', 'black', a `Fault`'s cause, 'calibration', 'reference', 'round trip', 'session' or
+    'picture'."""
     confidence: float
     """0 to 1."""
     reason: str

@@ -54,7 +54,7 @@ def fit_reference(pixels: Tensor, reference: Tensor, changed: Tensor | None = No
             return ReferenceFit(None, 1.0, 0.0)
     alike = agreement(source, target, grid, kept)
     source, target = source[kept], target[kept]
-    matrix, residuals = fit_map(source, target)
+    matrix, residuals = fit_map(source, target, wary=True)
     residual = float(residuals.median())
     if residual > MAX_RESIDUAL or alike < MIN_AGREEMENT or not _plausible(matrix):
         return ReferenceFit(None, residual, alike)

@@ -57,6 +57,8 @@ class RoundTrip:
     """The line's offset, where black is -1 and white 1."""
     psnr: float
     """How well the line explains what came out, in dB, all three colours."""
+    chroma: float = 1.0
+    """Slope of the line from the colours that went in to those that came out, each less its grey."""
 
 
 def examine(
@@ -79,10 +81,24 @@ def examine(
     problems = weight_problems(_told(opened, layout.keys, progress))
     if problems or not thorough or not layout.kind.stands_in:
         return problems
+    trip = trip_of(file, padding)
+    return () if trip is None else trip_problems(trip, family)
+
+
+def trip_of(file: VaeFile, padding: Padding | None = None, progress: Progress | None = None) -> RoundTrip | None:
+    """What the VAE in a file does to the bundled pictures, in some ten seconds; None where it cannot be asked for them,
+    which says nothing against it. `progress` is called after each picture with (done, total); what it raises stops
+    the work.
+
+    Raises:
+        VaeFileError: there is no VAE in it, or it cannot be read.
+    """
+    if not detect_layout(open_tensors(file.path).header).kind.stands_in:
+        return None
     vae = load_kl(file, padding)
     if not vae.config.encodes or vae.config.image_channels != 3:
-        return ()  # it cannot be asked for our pictures, which says nothing against it
-    return trip_problems(round_trip(vae), family)
+        return None
+    return round_trip(vae, progress)
 
 
 def suspect(file: VaeFile) -> tuple[str, ...]:
@@ -111,19 +127,23 @@ def suspicions(tensors: Iterable[tuple[str, Tensor]]) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def round_trip(vae: AutoencoderKL) -> RoundTrip:
+def round_trip(vae: AutoencoderKL, progress: Progress | None = None) -> RoundTrip:
     """Encode and decode the bundled pictures. Runs where the VAE's weights are, in their precision."""
     if vae.config.ratio > SIDE or SIDE % vae.config.ratio or vae.config.image_channels != 3:
         raise VaeFileError("it does not take colour pictures of the usual sizes")
-    pictures = bundled_pictures()
-    decoded = [decode(vae, _finite(latent_of(encode(vae, picture[None])))) for picture in pictures]
+    pictures, decoded = bundled_pictures(), []
+    for picture in pictures:
+        decoded.append(decode(vae, _finite(latent_of(encode(vae, picture[None])))))
+        if progress is not None:
+            progress(len(decoded), len(pictures))
     before, after = (F.avg_pool2d(x.cpu().double(), BLOCK) for x in (pictures, torch.cat(decoded)))
     contrast, brightness = _line(before.mean(dim=1), after.mean(dim=1))
     slope, offset = _line(before, after)
     # an error weighs more where little is left of the picture
     error = (after - slope * before - offset) / max(abs(slope), 0.05)
     psnr = 10 * math.log10(4 / max(error.square().mean().item(), 1e-12)) if math.isfinite(slope) else 0.0
-    return RoundTrip(contrast, brightness, psnr)
+    chroma, _ = _line(*(x - x.mean(dim=1, keepdim=True) for x in (before, after)))
+    return RoundTrip(contrast, brightness, psnr, chroma)
 
 
 def trip_problems(trip: RoundTrip, family: str = "unknown") -> tuple[str, ...]:

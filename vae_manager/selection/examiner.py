@@ -2,7 +2,8 @@
 
 What is found goes into the caches that everything else looks into (`HashCache`, `FactsCache`), so nobody waits for
 an examiner: a rule that needs a hash matches once the hash is there. The work is ordered by its use: all headers
-first, then the VAEs' hashes, the baked VAEs, the VAEs' digests, and last the checkpoints' hashes, which are gigabytes.
+first, then the VAEs' hashes, the baked VAEs, the VAEs' digests, the round trips of those that are in doubt, and last
+the checkpoints' hashes, which are gigabytes.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Examiner:
             hashes.sha256,
             self._baked,
             self._alone,
+            lambda file, check: facts.trip(file, compute=True, progress=check),
             hashes.sha256,
         )
 
@@ -106,10 +108,15 @@ class Examiner:
         with self._changed:
             return dict(self._problems)
 
-    def add(self, vaes: Iterable[VaeFile] = (), checkpoints: Iterable[VaeFile] = ()) -> None:
-        """Examine these files; what is known of them already costs nothing. Returns at once."""
+    def add(
+        self, vaes: Iterable[VaeFile] = (), checkpoints: Iterable[VaeFile] = (), doubted: Iterable[VaeFile] = ()
+    ) -> None:
+        """Examine these files; what is known of them already costs nothing. Returns at once.
+
+        `doubted`: of the VAEs in these it is to be found out what a round trip does to pictures.
+        """
         with self._changed:
-            for stages, files in (((1, 2, 4), vaes), ((0, 3, 5), checkpoints)):
+            for stages, files in (((1, 2, 4), vaes), ((0, 3, 6), checkpoints), ((5,), doubted)):
                 for file in files:
                     for stage in stages:
                         self._push(_Step(stage, next(self._numbers), file))

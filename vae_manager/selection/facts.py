@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vae_manager.codec.kinds.kind import Kind, KindName
 from vae_manager.codec.kinds.registry import BY_NAME
@@ -30,6 +31,9 @@ from vae_manager.library.known import by_name
 from vae_manager.library.layouts import CHECKPOINT_PREFIXES, detect_layout
 from vae_manager.library.tensors import is_safetensors_name, open_tensors, read_header
 from vae_manager.store import Store, file_key
+
+if TYPE_CHECKING:
+    from vae_manager.library.health import RoundTrip
 
 MAX_METADATA = 64
 """Metadata entries that are kept for rules; a value's first `MAX_VALUE` characters count."""
@@ -168,6 +172,23 @@ class FactsCache:
             problems = (str(error),)
         self._remember(f"health {REVISION}", file, {"look": look, "problems": list(problems)})
         return problems
+
+    def trip(self, file: VaeFile, compute: bool = False, progress: Progress | None = None) -> RoundTrip | None:
+        """What a round trip does to pictures; None where it is not known, must not be found out, or cannot be."""
+        known = self._store.get(f"trip {REVISION}", file_key(file.path), stamp_of(file))
+        if not compute and not isinstance(known, dict):
+            return None
+        from vae_manager.library.health import RoundTrip, trip_of  # with torch: what is known starts without it
+
+        if isinstance(known, dict):
+            numbers = {name: float(known.get(name, math.nan)) for name in RoundTrip.__dataclass_fields__}
+            return RoundTrip(**numbers) if known else None
+        try:
+            trip = trip_of(file, progress=progress)
+        except VaeFileError:
+            trip = None
+        self._remember(f"trip {REVISION}", file, asdict(trip) if trip and math.isfinite(trip.contrast) else {})
+        return trip
 
     def save(self) -> None:
         """Write what is new to the store, once for many files read. A folder that cannot be written is no error."""

@@ -22,6 +22,7 @@ from vae_manager.color.drift import hold
 from vae_manager.color.evidence import Evidence, Finding, Reference
 from vae_manager.color.faults import Fault, examined_fault, known_fault, scale_fault
 from vae_manager.color.matrix import adjustment
+from vae_manager.color.pool import SEEN, ends
 from vae_manager.color.session import ColorSession
 from vae_manager.color.statistics import OwnEnds, statistics
 from vae_manager.latents.spaces import SPACES, LatentSpace
@@ -45,6 +46,8 @@ class Made:
     vae: Version
     """The VAE file's version, or the checkpoint's own where the baked one decoded."""
     fault: Fault | None = None
+    trip: Tensor | None = field(default=None, compare=False)
+    """The map (3, 4) that undoes what a round trip through the VAE does; None: that is not known."""
     intended: str | None = None
     """What its pictures are on purpose, "… is made darker on purpose": colours that look wrong then are none."""
 
@@ -115,6 +118,11 @@ class Colors:
 
         update_json(self._calibrations, change)
 
+    def doubts(self, made: Made) -> bool:
+        """Whether the pictures leave it open that the VAE lifts black: none of them reaches it."""
+        kept = self.session.pictures(made.checkpoint, made.vae)
+        return bool(kept) and made.trip is None and ends(kept).floor >= SEEN
+
     def finish(
         self,
         picture: Tensor,
@@ -149,7 +157,7 @@ class Colors:
         if own is not None and own.size == tuple(picture.shape[1:]):  # else others have changed the picture since
             seen = own.on(seen)
         pool = self.session.add(made.checkpoint, made.vae, seen)
-        known = Evidence(picture, made.fault, self.calibration(made), began, pool, seen)
+        known = Evidence(picture, made.fault, self.calibration(made), began, made.trip, pool, seen)
         if began is not None or first is None or not self._trusted(first, made):
             return diagnose(known)
         by_first = Reference(first.pixels.to(picture), called="the first pass")

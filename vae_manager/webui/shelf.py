@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from vae_manager.codec.cache import StateCache
+from vae_manager.color.trip import undoing
 from vae_manager.errors import VaeFileError
 from vae_manager.library.files import VaeFile, find_vaes, vae_file
 from vae_manager.library.hashing import HashCache
@@ -245,7 +246,9 @@ class Shelf:
         problems = self.chooser.facts.health(vae)  # as far as it was looked at in the background
         sha256 = job.hashes.get(vae.path)
         intended = None if vae is checkpoint else on_purpose(vae.path.name, sha256)
-        return Made(checkpoint.version, vae.version, vae_fault(sha256, problems), intended)
+        trip = self.chooser.facts.trip(vae)
+        undone = None if trip is None else undoing(trip)
+        return Made(checkpoint.version, vae.version, vae_fault(sha256, problems), undone, intended)
 
     def look_after(self, job: Job) -> None:
         """Keep what the job has used, where the user wants that, and find out what the next decision may need."""
@@ -255,7 +258,9 @@ class Shelf:
             model = self.host.current_model()
             checkpoint = self.checkpoint(model) if model is not None else None
             # hashes, digests, the baked VAE's health: in the background
-            self.examiner.add(self.files(), [checkpoint.file] if checkpoint else [])
+            doubted = {made.vae[0] for made in job.made.values() if self.colors.doubts(made)}
+            files = [vae_file(Path(path)) for path in doubted]
+            self.examiner.add(self.files(), [checkpoint.file] if checkpoint else [], files)
         except Exception:
             log.exception("VAE Manager could not look after what the job has used")
 
