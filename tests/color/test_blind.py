@@ -5,9 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from tests.color.test_diagnose import picture
-from vae_manager.color.blind import MAX_CHROMA, MAX_SHIFT, _answers, _trees, correction, features, gate, looks_right
+from vae_manager.color.blind import (
+    LEAF,
+    MAX_CHROMA,
+    MAX_SHIFT,
+    TREES,
+    _answers,
+    correction,
+    features,
+    gate,
+    looks_right,
+)
 from vae_manager.color.diagnose import diagnose
 from vae_manager.color.evidence import Evidence
 from vae_manager.color.matrix import adjustment, affine, is_identity, stretch
@@ -16,15 +27,15 @@ from vae_manager.library.probe import bundled_pictures
 
 
 def walked(x: np.ndarray) -> list[float]:
-    """Each tree from its root to a leaf, one node at a time."""
-    trees = _trees()
-    sums = list(trees["baseline"])
-    for number, node in enumerate(trees["roots"]):
-        forest = int((trees["forests"] <= number).sum()) - 1
-        while trees["below"][node] != node:
-            side = "below" if x[trees["feature"][node]] <= trees["threshold"][node] else "above"
-            node = trees[side][node]
-        sums[forest] += trees["value"][node]
+    """Each tree of the file from its root to a leaf, one node at a time."""
+    trees = load_file(TREES)
+    sums = trees["baseline"].tolist()
+    for number, root in enumerate(trees["roots"].tolist()):
+        forest, node = int((trees["forests"] <= number).sum()) - 1, root
+        while trees["feature"][node] != LEAF:
+            side = "below" if x[trees["feature"][node]] <= trees["number"][node] else "above"
+            node = root + int(trees[side][node])
+        sums[forest] += float(trees["number"][node])
     return sums
 
 

@@ -136,28 +136,41 @@ def _sigmoid(x: float) -> float:
 def _answers(x: np.ndarray) -> list[float]:
     """What each of the four forests comes to: the sum of the leaves that x, float32, falls into."""
     trees = _trees()
-    at = trees["roots"]
-    for _ in range(int(trees["depth"][0])):  # a leaf points at itself
-        at = np.where(x[trees["feature"][at]] <= trees["threshold"][at], trees["below"][at], trees["above"][at])
-    return (np.add.reduceat(trees["value"][at], trees["forests"]) + trees["baseline"]).tolist()
+    feature, number, child = trees["feature"], trees["number"], trees["child"]
+    values = trees["baseline"].astype(np.float64)
+    at, forest = trees["roots"], trees["forest"]
+    while at.size:
+        split, reached = feature.take(at), number.take(at)
+        leaf = split < 0
+        values += np.bincount(forest[leaf], reached[leaf], minlength=len(values))
+        inner = ~leaf
+        at, forest, split = at[inner], forest[inner], split[inner]
+        at = child.take(at) + (x.take(split) > reached[inner])
+    return values.tolist()
 
 
 @cache
 def _trees() -> dict[str, np.ndarray]:
-    """`feature`, `threshold`, `below`, `above` and `value` of every node, `roots` of every tree, the first tree of each
-    of the `forests` with its `baseline`, the `depth` of the deepest, and by how much the score's logit is `lowered`.
+    """Of every node its `feature` (-1: a leaf), its `number` (a leaf's value, or the threshold of a split) and its
+    first `child`, which the second one follows; the `roots` of the trees, the `forest` that each belongs to, the
+    `baseline` of each forest, and by how much the score's logit is `lowered`.
 
     In the file a node is seven bytes: where its children are, counted from its tree's root, the `feature` (`LEAF`: it
-    has no children) and one `number`, a leaf's value or the threshold of a split.
+    has no children) and one `number`.
     """
     kept = load_file(TREES)
-    roots, own = kept["roots"], np.arange(len(kept["feature"]), dtype=np.int32)
-    root = np.repeat(roots, np.diff(np.append(roots, len(own))))
-    leaf = kept["feature"] == LEAF
-    return {
-        **kept,
-        "feature": np.where(leaf, 0, kept["feature"]).astype(np.int16),
-        "threshold": np.where(leaf, 0, kept["number"]),
-        "value": np.where(leaf, kept["number"], 0),
-        **{side: np.where(leaf, own, root + kept[side]).astype(np.int32) for side in ("below", "above")},
-    }
+    roots, count = kept["roots"].astype(np.intp), len(kept["feature"])
+    root = np.repeat(roots, np.diff(np.append(roots, count)))
+    split = np.flatnonzero(kept["feature"] != LEAF)
+    # a new place for every node: the roots first, then the two children of each split, side by side
+    place = np.empty(count, np.intp)
+    place[roots] = np.arange(len(roots))
+    first = len(roots) + 2 * np.arange(len(split))
+    place[root[split] + kept["below"][split]] = first
+    place[root[split] + kept["above"][split]] = first + 1
+    feature, number, child = np.full(count, -1, np.intp), np.empty(count, np.float32), np.zeros(count, np.intp)
+    number[place] = kept["number"]
+    feature[place[split]], child[place[split]] = kept["feature"][split], first
+    forests = np.repeat(np.arange(len(kept["forests"])), np.diff(np.append(kept["forests"], len(roots))))
+    nodes = {"feature": feature, "number": number, "child": child}
+    return {**kept, **nodes, "roots": np.arange(len(roots)), "forest": forests}

@@ -136,27 +136,29 @@ def statistics(pixels: Tensor, whole: bool = True) -> Statistics:
     """
     stride = _stride(pixels)
     v = _sample(pixels[:, ::stride, ::stride])
-    if not (all_finite(pixels) if whole else math.isfinite(float(v.sum()))):
+    y = _luma(v)
+    total = float(y.sum())
+    if not math.isfinite(total) or (whole and not all_finite(pixels)):
         return NOT_FINITE
-    y, beside = _luma(v), _luma(_sample(pixels[:, ::stride, 1::stride]))
+    beside = _luma(_sample(pixels[:, ::stride, 1::stride]))
     steps = np.abs(beside - y[:, : beside.shape[1]]) > STEP
     # small whole numbers from here on: the least of three steps is the step of the least
     r, g, b = channels = _steps(v)
-    each = [_shares(channel) for channel in channels]
+    each = [_counts(channel) for channel in channels]
     low, high = np.minimum(np.minimum(r, g), b), np.maximum(np.maximum(r, g), b)
-    lows, highs = _shares(low), _shares(high)
+    lows, highs = _counts(low), _counts(high)
     dark, bright = low >> 2, (BINS - 1 - high) >> 2
-    tones, tiles = _tones(y), _tiles(*y.shape)
+    mean, tones, tiles = total / y.size, _tones(y), _tiles(*y.shape)
     return Statistics(
         floors=_quantiles(lows, FLOORS),
         ceilings=_quantiles(highs, CEILINGS),
-        chromas=_quantiles(_shares(high - low), CHROMAS),
+        chromas=_quantiles(_counts(high - low), CHROMAS),
         dark_max=_quantiles(highs, FLOORS[1:2])[0],
         bright_min=_quantiles(lows, CEILINGS[1:2])[0],
         channel_floors=tuple(_quantiles(channel, FLOORS[:1])[0] for channel in each),
         channel_ceilings=tuple(_quantiles(channel, CEILINGS[:1])[0] for channel in each),
-        mean=float(y.mean()),
-        deviation=float(y.std()),
+        mean=mean,
+        deviation=math.sqrt(max(float(np.vdot(y, y)) / y.size - mean**2, 0.0)),
         texture=float(steps.mean()) if steps.size else 0.0,
         dark_edges=_edges(tones, dark, TONES),
         bright_edges=tuple(1 - edge for edge in _edges(tones, bright, TONES)),
@@ -218,11 +220,11 @@ def _edges(group: np.ndarray, levels: np.ndarray, groups: int) -> tuple[float, .
     return tuple(np.where(counts[:, -1] < EDGE_PIXELS, 1.0, edge).tolist())
 
 
-def _shares(steps: np.ndarray) -> np.ndarray:
-    """Cumulative share of the values that `_steps` gave."""
-    return np.bincount(steps.ravel(), minlength=BINS).cumsum() / steps.size
+def _counts(steps: np.ndarray) -> np.ndarray:
+    """How many of the values that `_steps` gave are no greater than each of the `BINS` steps."""
+    return np.bincount(steps.ravel(), minlength=BINS).cumsum()
 
 
-def _quantiles(cumulative: np.ndarray, at: tuple[float, ...]) -> tuple[float, ...]:
-    index = np.searchsorted(cumulative, at).clip(max=BINS - 1)
-    return tuple((index / (BINS - 1)).tolist())
+def _quantiles(counts: np.ndarray, at: tuple[float, ...]) -> tuple[float, ...]:
+    places = counts.searchsorted([share * counts[-1] for share in at]).tolist()
+    return tuple(min(place, BINS - 1) / (BINS - 1) for place in places)
