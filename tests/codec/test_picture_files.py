@@ -194,7 +194,7 @@ def test_one_odd_picture_does_not_stop_the_others(tmp_path: Path, capsys):
     assert main(["color", str(folder), "-o", str(out), "--session", "--json"]) == 2
     printed, err = capsys.readouterr()
     assert printed.count("problem") == 1 and "1 of 4 pictures was left out" in err and "1b.png" in err
-    assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png", "2.png"]
+    assert sorted(path.name for path in out.glob("*.png")) == ["0.png", "1.png", "2.png"]
     assert "1b.png" in refused(capsys, folder / "1b.png", "-o", out)
 
 
