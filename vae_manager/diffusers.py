@@ -59,16 +59,11 @@ def restore(vae: nn.Module) -> None:
         held.restore()
 
 
-class _Declined(Exception):
-    """The library's own tiling has to do it."""
-
-
 class _Held(Wrapped):
     """What is wrapped in one autoencoder."""
 
     def __init__(self, vae: nn.Module, limit: int | None) -> None:
-        super().__init__(vae, Watch(_never, _silent, self._warn, memory_limit=limit, own="diffusers' own way"))
-        self._told, self._tiled = False, False
+        super().__init__(vae, Watch(_never, _silent, log.warning, memory_limit=limit, own="diffusers' own way"))
         self._around = [Hook(vae, name, self._call) for name in ("decode", "encode")]
 
     def restore(self) -> None:
@@ -83,29 +78,18 @@ class _Held(Wrapped):
         if not self.takes(x):
             return inner(x, *args, **kwargs)  # a video
         vae: Any = self.vae
-        tiles = bool(getattr(vae, "use_tiling", False))
-        self._told, self._tiled, self.streams = False, tiles, True
-        try:
-            if tiles:
-                vae.use_tiling = False
+
+        def own() -> Any:
             return inner(x, *args, **kwargs)
-        except _Declined:
-            pass
-        finally:
-            self.streams = False
-            if tiles:
+
+        def in_one_piece() -> Any:
+            vae.use_tiling = False
+            try:
+                return own()
+            finally:
                 vae.use_tiling = True
-        return inner(x, *args, **kwargs)
 
-    def own(self, inner: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Where the library's user has asked for tiles and streaming was not possible, in those."""
-        if self._told and self._tiled:
-            raise _Declined
-        return inner(x, *args, **kwargs)
-
-    def _warn(self, text: str) -> None:
-        self._told = True
-        log.warning(text)
+        return self.run(in_one_piece, own) if getattr(vae, "use_tiling", False) else self.run(own, None)
 
 
 def _never() -> bool:

@@ -8,7 +8,7 @@ networks that they are on single pictures.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,27 @@ from vae_manager.codec.kinds.causal3d import picture_tensor
 from vae_manager.codec.kinds.causal3d.names import canonical, is_causal
 from vae_manager.codec.kinds.causal3d.network import build_causal
 from vae_manager.codec.kinds.registry import chain_of
+
+R = TypeVar("R")
+
+
+class _Declined(Exception):
+    """The program's own tiles have to do it."""
+
+
+def is_video(x: Tensor) -> bool:
+    """Whether a tensor of pictures, or of their latents, has several frames."""
+    return x.ndim == 5 and x.shape[2] > 1
+
+
+def one_picture(x: Tensor) -> Tensor:
+    """(N, C, 1, H, W) without its frame; (N, C, H, W) as it is."""
+    return x[:, :, 0] if x.ndim == 5 else x
+
+
+def framed(picture: Tensor, like: Tensor) -> Tensor:
+    """A picture with a frame where another tensor has one: the way back from `one_picture`."""
+    return picture[:, :, None] if like.ndim == 5 else picture
 
 
 class Wrapped:
@@ -34,6 +55,8 @@ class Wrapped:
         self.is_causal = is_causal({name: name for name, _ in vae.named_parameters()})
         self.streams = False
         """Whether runs are looked at; else all go the module's own way."""
+        self._tell, self._warned, self._tiles = watch.warn, False, False
+        watch.warn = self._warn
         chain_of(self._network(), True)  # what is not understood is refused here, not in the middle of a picture
         self._with_variance = chain_of(self._network(), False).leaves_channels
         """Channels of a tiny encoder's result, as streaming gives it: the latent and a log-variance, of which other
@@ -50,7 +73,7 @@ class Wrapped:
 
     def takes(self, x: Tensor) -> bool:
         """Whether this is a batch of single pictures, or of their latents."""
-        return x.ndim == 4 or (x.ndim == 5 and self.is_causal and x.shape[2] == 1)
+        return (x.ndim == 4 or (x.ndim == 5 and self.is_causal)) and not is_video(x)
 
     def foreseen(self, shape: tuple[int, ...], device: torch.device, decodes: bool) -> int | None:
         """What a run will add to the device's memory; see `coder.foreseen`. `shape` is the halves' input's."""
@@ -59,9 +82,31 @@ class Wrapped:
         flat = (*shape[:2], *shape[3:]) if len(shape) == 5 else shape
         return coder.foreseen(self._half(decodes), flat, device, decodes, self.mode, self.watch)
 
-    def own(self, inner: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def run(self, call: Callable[[], R], tiles: Callable[[], R] | None) -> R:
+        """Do what the program was asked for, streamed where that is needed.
+
+        Args:
+            call: the program's function, which ends in one of the halves.
+            tiles: where the program was asked for tiles, its function that cuts into them: for what cannot be streamed.
+        """
+        self.streams, self._warned, self._tiles = True, False, tiles is not None
+        try:
+            return call()
+        except _Declined:
+            assert tiles is not None
+        finally:
+            self.streams = False
+        return tiles()
+
+    def _own(self, inner: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The module's own way, where a run is not streamed."""
+        if self._warned and self._tiles:
+            raise _Declined
         return inner(x, *args, **kwargs)
+
+    def _warn(self, text: str) -> None:
+        self._warned = True
+        self._tell(text)
 
     def _decoder(self, inner: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self._forward(True, inner, x, args, kwargs)
@@ -81,17 +126,16 @@ class Wrapped:
             return inner(x, *args, **kwargs)  # whoever trains it needs what only its own way remembers
         if any(parameter.is_meta for parameter in self.vae.get_submodule(_name(decodes)).parameters()):
             self.watch.warn("The weights of this VAE come layer by layer, so that it cannot be streamed.")
-            return self.own(inner, x, *args, **kwargs)
-        picture = x[:, :, 0] if x.ndim == 5 else x
+            return self._own(inner, x, *args, **kwargs)
 
-        def own(x4: Tensor) -> Tensor:
-            found = self.own(inner, x4[:, :, None] if x.ndim == 5 else x4, *args, **kwargs)
-            return found[:, :, 0] if x.ndim == 5 else found
+        def own(picture: Tensor) -> Tensor:
+            return one_picture(self._own(inner, framed(picture, x), *args, **kwargs))
 
-        found = coder.run(own, self._half(decodes), picture, decodes, self.mode, self.vae, self.watch).to(x.dtype)
+        half, picture = self._half(decodes), one_picture(x)
+        found = coder.run(own, half, picture, decodes, self.mode, self.vae, self.watch).to(x.dtype)
         if not decodes and found.shape[1] == self._with_variance:
             found = found[:, : found.shape[1] // 2]
-        return found[:, :, None] if x.ndim == 5 else found
+        return framed(found, x)
 
     def _half(self, decodes: bool) -> nn.Module:
         return self._network().get_submodule(_name(decodes))

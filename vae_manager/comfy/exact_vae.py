@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vae_manager.codec.coder import Watch
 from vae_manager.codec.memory import read_bytes
-from vae_manager.codec.wrapped import Wrapped
+from vae_manager.codec.wrapped import Wrapped, is_video
 from vae_manager.errors import BadInputError, Interrupted, VaeFileError
 
 log = logging.getLogger("vae_manager")
@@ -67,10 +67,6 @@ class Told:
         return "\n".join([*self.warnings, *self.streamed]) or "in one piece: it fits comfortably"
 
 
-class _Declined(Exception):
-    """ComfyUI's own tiles have to do it."""
-
-
 @dataclass
 class _Call:
     """One of the four functions of a patched VAE."""
@@ -97,21 +93,24 @@ def run(
             arguments are those of that function.
     """
     told = Told([])
-    own = getattr(vae, name + tiled)
+
+    def own() -> Tensor:
+        return getattr(vae, name + tiled)(x, *args, **kwargs)
+
     try:
         held = _Held(vae, told, mode, limit)
     except VaeFileError as error:
         told.warnings.append(f"Not exact: {error}. {OWN} was used.")
-        return _logged(own(x, *args, **kwargs), told)
+        return _logged(own(), told)
     told.streamed = held.watch.streamed
     try:
-        with held.at_work(_is_picture(held, name, x), bool(tiled)):
-            return _logged(own(x, *args, **kwargs) if not tiled else getattr(vae, name)(x), told)
-    except _Declined:
-        pass
+        with held.at_work():
+            if not _is_picture(held, name, x):
+                return _logged(own(), told)
+            in_one_piece = (lambda: getattr(vae, name)(x)) if tiled else own
+            return _logged(held.run(in_one_piece, own if tiled else None), told)
     except Interrupted as error:  # ComfyUI forgets the wish to stop as it throws this itself, in its progress bar
         raise manager.InterruptProcessingException from error
-    return _logged(own(x, *args, **kwargs), told)
 
 
 def _logged(result: Tensor, told: Told) -> tuple[Tensor, Told]:
@@ -126,14 +125,14 @@ def _is_picture(held: Wrapped, name: str, x: Tensor) -> bool:
         return True
     if name == "encode":
         return x.ndim == 4 and x.shape[0] == 1
-    return x.ndim == 4 or x.shape[2] == 1
+    return not is_video(x)
 
 
 class _Held(Wrapped):
     """A VAE while a call of ours runs."""
 
     def __init__(self, vae: Any, told: Told, mode: str, limit: int | None) -> None:
-        self._comfy, self._told, self._tiled = vae, told, False
+        self._comfy = vae
         self._bar: Any = None
         watch = Watch(
             interrupted=manager.processing_interrupted,
@@ -148,13 +147,12 @@ class _Held(Wrapped):
         super().__init__(vae.first_stage_model, watch, mode)
 
     @contextmanager
-    def at_work(self, streams: bool, tiled: bool) -> Iterator[None]:
-        """Wrapped, with estimates of memory that are the plan's."""
-        self.streams, self._tiled = streams, tiled
+    def at_work(self) -> Iterator[None]:
+        """Wrapped, with estimates of memory that are the plan's while runs are streamed."""
         estimates = {f"memory_used_{name}": getattr(self._comfy, f"memory_used_{name}", None) for name in _BOTH}
         try:
             for decodes, (name, estimate) in zip((True, False), estimates.items()):
-                if streams and callable(estimate):
+                if callable(estimate):
                     setattr(self._comfy, name, self._estimate(decodes, estimate))
             yield
         finally:
@@ -167,15 +165,11 @@ class _Held(Wrapped):
         """What ComfyUI's memory manager is told that a run takes."""
 
         def estimate(shape: Any, *args: Any) -> float:
-            taken = self.foreseen(tuple(shape), torch.device(self._comfy.device), decodes)
+            device = torch.device(self._comfy.device)
+            taken = self.foreseen(tuple(shape), device, decodes) if self.streams else None
             return own(shape, *args) if taken is None else float(taken)
 
         return estimate
-
-    def own(self, inner: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self._tiled and self._told.warnings:
-            raise _Declined
-        return inner(x, *args, **kwargs)
 
     def _progress(self, done: int, total: int) -> None:
         if self._bar is None:

@@ -21,6 +21,7 @@ from vae_manager.codec.kinds.causal3d import KIND, picture_shape, picture_tensor
 from vae_manager.codec.kinds.causal3d.config import CausalConfig, read_config
 from vae_manager.codec.kinds.causal3d.names import canonical, is_causal
 from vae_manager.codec.kinds.network import Autoencoder
+from vae_manager.codec.wrapped import framed, is_video, one_picture
 from vae_manager.errors import VaeFileError
 from vae_manager.library.files import VaeFile
 from vae_manager.library.layouts import detect_layout
@@ -141,16 +142,6 @@ def beside(
             plain = mode in ("host", "whole")
             found = whole(picture) if plain else coder.run(whole, network, picture, decodes, mode, weights, watch)
         found = found if decodes else found.chunk(2, dim=1)[0]  # the host takes the mean
-        return found[:, :, None] if x.ndim == 5 else found
+        return framed(found, x)
 
     return run
-
-
-def one_picture(x: Tensor) -> Tensor:
-    """(N, C, 1, H, W) without its frame; (N, C, H, W) as it is."""
-    return x[:, :, 0] if x.ndim == 5 else x
-
-
-def is_video(x: Tensor) -> bool:
-    """Whether it has several frames."""
-    return x.ndim == 5 and x.shape[2] > 1

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_manager.codec import coder
+from vae_manager.codec.wrapped import is_video, one_picture
 from vae_manager.errors import VaeFileError
 from vae_manager.latents.spaces import LatentSpace
 from vae_manager.library.files import VaeFile, vae_file
@@ -24,7 +25,7 @@ from vae_manager.webui.baked import has_baked
 from vae_manager.webui.coloring import rescaled
 from vae_manager.webui.deciding import decide, follow, write_down
 from vae_manager.webui.first_stage import FirstStage
-from vae_manager.webui.frames import NO_EDGES, beside, causal_config, is_video, one_picture
+from vae_manager.webui.frames import NO_EDGES, beside, causal_config
 from vae_manager.webui.hosts.base import quietly
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.job import Job, name_of
@@ -228,8 +229,7 @@ class Tenure:
             if self._module is None or module is None or args or kwargs or x.ndim != 4 or job.mode == "host":
                 return inner(x, *args, **kwargs)
             part = module.get_submodule("decoder" if decodes else "encoder")
-            weights = self._stage.version or self._own_weights()
-            return coder.run(inner, part, x, decodes, job.mode, weights, job.watch)
+            return coder.run(inner, part, x, decodes, job.mode, self._stage.version or self._own_weights(), job.watch)
 
     def _leave_it_to_the_host(self, error: Exception, choice: Decision | Part | None = None) -> None:
         """Something of ours failed inside the host's decode or encode: its own VAE does it, and that is told."""
