@@ -58,11 +58,22 @@ def infotext(p: Processing, index: int, all_prompts: list[str] | None = None) ->
     return {key: value for key, value in values.items() if value is not None}
 
 
+class VAE:
+    """Forge's and reForge's object around a first stage."""
+
+    def __init__(self, stage: nn.Module) -> None:
+        self.first_stage_model, self.device = stage, torch.device("cpu")
+        self.memory_used_decode = lambda shape, dtype: 2178 * 64 * shape[2] * shape[3] * dtype.itemsize
+        self.memory_used_encode = lambda shape, dtype: 1767 * shape[2] * shape[3] * dtype.itemsize
+
+
 class WebUI:
     """A WebUI of one kind ('a1111', 'forge' or 'reforge') with one model loaded."""
 
     def __init__(self, kind: str, folder: Path, patch: Callable[[str, ModuleType], None]) -> None:
         self.kind, self.folder, self._patch = kind, folder, patch
+        self.asked: list[float] = []
+        """What the memory manager was asked for, before each decode."""
         self.module_list: dict[str, str] = {}
         """Forge's: the modules that it lists, file name → path."""
         self.options: dict[str, Any] = {"sd_vae": "Automatic", "forge_additional_modules": []}
@@ -127,7 +138,8 @@ class WebUI:
             if self.kind == "forge":
                 model.model_config = config
             unet = SimpleNamespace(model=SimpleNamespace(model_config=config))
-            model.forge_objects = SimpleNamespace(vae=SimpleNamespace(first_stage_model=stage), unet=unet)
+            model.forge_objects = SimpleNamespace(vae=VAE(stage), unet=unet)
+            model.forge_objects_original = SimpleNamespace(vae=model.forge_objects.vae)
         self.sd_models.model_data.sd_model = model
 
     def write(self, seed: int) -> None:
@@ -141,6 +153,8 @@ class WebUI:
         with torch.no_grad():
             if self.kind == "a1111":
                 return [self.stage.decode(z[i : i + 1])[0] for i in range(len(z))]  # type: ignore[operator]
+            vae = self.model.forge_objects.vae
+            self.asked.append(vae.memory_used_decode(z.shape, torch.float16))
             return list(self.stage.decode(z))  # type: ignore[operator]
 
     tiles: object = ()

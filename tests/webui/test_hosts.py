@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.conftest import FLUX, make_state, make_vae
-from tests.webui.fakes import SCALE, Processing, WebUI
+from tests.webui.fakes import SCALE, VAE, Processing, WebUI
+from vae_manager.codec import coder
+from vae_manager.codec.streaming.plan import Plan
 from vae_manager.codec.whole import decode
 from vae_manager.latents.claims import LoadedFormat
 from vae_manager.latents.spaces import SPACES
 from vae_manager.library.hashing import sha256_of
 from vae_manager.selection.settings import PanelSettings
+from vae_manager.webui import job
 from vae_manager.webui.hosts.base import Host
 from vae_manager.webui.hosts.picture_job import PictureJob
 from vae_manager.webui.infotext import KEY
@@ -267,6 +271,63 @@ def test_a_tiler_takes_itself_out_whoever_is_first_after_the_job(
     assert torch.equal(webui.decode_latent_batch(Z[:1])[0], before)
 
 
+# --- the host's memory manager
+
+
+@forges
+@pytest.mark.parametrize("decode", ["exact", "auto", "host", "whole"])
+def test_the_memory_manager_hears_the_plan_and_only_where_it_is_streamed(
+    webui: WebUI, session: Session, decode: str, monkeypatch
+):
+    """Else it puts the model away for a whole decode that never comes."""
+    z = torch.randn(1, 4, 24, 24)
+    webui.memory.get_free_memory = lambda device: 40 << 20  # too little for the whole one
+    own = webui.model.forge_objects.vae.memory_used_decode(z.shape, torch.float16)
+    before = dict(vars(webui.model.forge_objects.vae))
+    plans: list[Plan] = []
+    real = coder.stream_decode
+    monkeypatch.setattr(coder, "stream_decode", lambda *a, plan, **k: (plans.append(plan), real(*a, plan=plan, **k))[1])
+    webui.generate(session, Processing(["x"]), z, PanelSettings(True, "b", decode=decode))
+    (asked,) = webui.asked
+    if decode in ("exact", "auto"):
+        assert asked == plans[0].peak_bytes < own / 2
+    else:
+        assert asked == own and not plans
+    assert vars(webui.model.forge_objects.vae) == before
+    webui.decode_latent_batch(z)  # off: the host's own number
+    assert webui.asked[1] == own
+
+
+@forges
+def test_estimates_go_back_whatever_others_have_done_meanwhile(webui: WebUI, session: Session):
+    """A clone that an extension keeps, as Forge's own clones copy the function; and one that was put over ours."""
+    vae, other = webui.model.forge_objects.vae, VAE(webui.stage)
+    webui.model.forge_objects_after_applying_lora = SimpleNamespace(vae=other)
+    own, encode = vae.memory_used_decode, vae.memory_used_encode
+    session.begin(p := Processing(["x"]))
+    session.start(p, PanelSettings(True, "b", decode="exact"))
+    shape = (1, 4, 8, 8), torch.float16
+    assert vae.memory_used_decode(*shape) != own(*shape) and other.memory_used_decode(*shape) != own(*shape)
+    assert vae.memory_used_encode((1, 3, 64, 64), torch.float16) != encode((1, 3, 64, 64), torch.float16)
+    assert vae.memory_used_decode((1, 4, 1, 8, 8), torch.float16) == own((1, 4, 1, 8, 8), torch.float16)  # a video
+    clone = SimpleNamespace(memory_used_decode=vae.memory_used_decode)
+    theirs = other.memory_used_decode = lambda shape, dtype: 1.0
+    session.finish(p)
+    assert vae.memory_used_decode is own and vae.memory_used_encode is encode
+    assert other.memory_used_decode is theirs and clone.memory_used_decode(*shape) == own(*shape)
+
+
+@forges
+def test_an_estimate_that_fails_is_the_hosts_own(webui: WebUI, session: Session, monkeypatch, caplog):
+    monkeypatch.setattr(job, "foreseen", lambda *a: 1 / 0)
+    session.begin(p := Processing(["x"]))
+    session.start(p, PanelSettings(True, "b", decode="exact"))
+    vae = webui.model.forge_objects.vae
+    assert vae.memory_used_decode((1, 4, 8, 8), torch.float16) == 2178 * 64 * 64 * 2
+    assert "own estimate counts" in caplog.text
+    session.finish(p)
+
+
 # --- Forge and its modules
 
 
@@ -334,7 +395,6 @@ def test_an_a1111_picture_pasted_into_forge(webui: WebUI):
 
 @only["forge"]
 def test_neos_latent_format_tells_the_scale(webui: WebUI):
-    from types import SimpleNamespace
 
     webui.stage.latent_format = SimpleNamespace(scale_factor=0.3611)  # type: ignore[assignment]
     assert webui.host.scale_factor(webui.model, webui.stage) == 0.3611

@@ -40,7 +40,7 @@ class Requirement:
 _P = "modules.processing.StableDiffusionProcessing"
 _ENTRY, _SESSION, _SWAP = "scripts/vae_manager_webui.py", "webui/session.py", "codec/swap.py"
 _BASE, _FORGE, _REFORGE = "webui/hosts/base.py", "webui/hosts/forge.py", "webui/hosts/reforge.py"
-_VIEW = "webui/hosts/picture_job.py"
+_VIEW, _PROMISE = "webui/hosts/picture_job.py", "webui/hosts/promise.py"
 
 ARGUMENTS = ("modules/cmd_args.py", "modules/paths_internal.py")
 OPTIONS = ("modules/shared_options.py", "modules_forge/shared_options.py")
@@ -178,6 +178,13 @@ _MODEL = (
         _FORGE,
         uses=("model.forge_objects",),
         hosts=FORGE_STYLE,
+    ),
+    Requirement(
+        "memory-estimate",
+        Attribute("memory_used_decode", ("backend/patcher/vae.py", "ldm_patched/modules/sd.py"), assigned=True),
+        _PROMISE,
+        hosts=FORGE_STYLE,
+        without="the memory manager makes room for a whole decode, also where it is streamed",
     ),
     Requirement(
         "latent-scale",

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vae_manager.codec.coder import Watch
+from vae_manager.codec.coder import Watch, foreseen
 from vae_manager.codec.kinds.shapes import Padding
 from vae_manager.color.statistics import OwnEnds, own_ends
 from vae_manager.library.files import VaeFile
@@ -132,6 +132,13 @@ class Job:
     def mode(self) -> str:
         """The decode mode."""
         return self.settings.decode
+
+    def foreseen(self, module: nn.Module, shape: tuple[int, ...], device: torch.device, decodes: bool) -> int | None:
+        """Bytes that a run through the host's first stage will take; None where it will be the host's own way."""
+        if self.mode == "host" or len(shape) != 4:
+            return None
+        part = module.get_submodule("decoder" if decodes else "encoder")
+        return foreseen(part, shape, device, decodes, self.mode, self.watch)
 
     @property
     def padding(self) -> Padding | None:

@@ -68,6 +68,7 @@ class Tenure:
             self._stack.callback(self._stage.release)
             self._module = module
             self._settle_tiler(module)
+            self._stack.callback(self._host.tell(model, lambda *run: job.foreseen(module, *run)))
         self._stage.hold(
             module,
             {

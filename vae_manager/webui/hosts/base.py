@@ -22,6 +22,7 @@ from vae_manager.latents.claims import LoadedFormat
 from vae_manager.library.files import Folder
 from vae_manager.webui.hosts.latent_format import format_of_stage
 from vae_manager.webui.hosts.picture_job import PictureJob, Said
+from vae_manager.webui.hosts.promise import Foreseen
 
 log = logging.getLogger("vae_manager")
 
@@ -94,6 +95,10 @@ class Host:
     def free_memory(self, device: torch.device) -> int | None:
         """Bytes that the host's own memory manager would give; None: it has none, ask the driver."""
         return None
+
+    def tell(self, model: Any, foreseen: Foreseen) -> Callable[[], None]:
+        """Have the host's memory manager hear what runs take, where it asks; returns the undoing."""
+        return lambda: None
 
     def scale_factor(self, model: Any, stage: nn.Module) -> float | None:
         """What the host divides latents by before it decodes them."""

@@ -15,6 +15,7 @@ from vae_manager.selection.decision import AUTOMATIC
 from vae_manager.webui.hosts.base import Guards, Host, around, switched_off
 from vae_manager.webui.hosts.latent_format import format_of
 from vae_manager.webui.hosts.picture_job import PictureJob, Said
+from vae_manager.webui.hosts.promise import Foreseen, tell
 from vae_manager.webui.options import TRANSLATE_SD_VAE
 
 
@@ -76,6 +77,9 @@ class Forge(Host):
         from backend import memory_management
 
         return int(memory_management.get_free_memory(device))
+
+    def tell(self, model: Any, foreseen: Foreseen) -> Callable[[], None]:
+        return tell(model, foreseen)
 
     def tiler(self, stage: nn.Module) -> str | None:
         from backend import memory_management

@@ -11,6 +11,7 @@ from torch import nn
 from vae_manager.latents.claims import LoadedFormat
 from vae_manager.webui.hosts.base import Guards, Host, around, switched_off
 from vae_manager.webui.hosts.latent_format import format_of
+from vae_manager.webui.hosts.promise import Foreseen, tell
 
 
 class ReForge(Host):
@@ -37,6 +38,9 @@ class ReForge(Host):
         from ldm_patched.modules import model_management
 
         return int(model_management.get_free_memory(device))
+
+    def tell(self, model: Any, foreseen: Foreseen) -> Callable[[], None]:
+        return tell(model, foreseen)
 
     def tiler(self, stage: nn.Module) -> str | None:
         from ldm_patched.modules import model_management
