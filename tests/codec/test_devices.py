@@ -6,14 +6,15 @@ from itertools import product
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.codec.pretended import DEVICE, Watch, moved, pretended
+from tests.codec.pretended import DEVICE, NAME, Watch, moved, pretended, tensors
 from tests.codec.streaming_vaes import small_vae
 from vae_manager.codec import coder
 from vae_manager.codec.kinds.registry import chain_of
 from vae_manager.codec.memory import UNKNOWN, free_bytes
-from vae_manager.codec.streaming import MODES, plan_decode, plan_encode, stream_decode, stream_encode
+from vae_manager.codec.streaming import MODES, plan_decode, plan_encode, steps, stream_decode, stream_encode, strips
 from vae_manager.codec.streaming.strips import Map
 from vae_manager.codec.swap import in_place, install, remove
 
@@ -122,6 +123,65 @@ def test_maps_in_main_memory_are_all_that_goes_there(mode: str):
         small = [count for count in waits_there.to_cpu if count < ROW]
         assert len(waits_there.to_cpu) > len(stays.to_cpu) and len(small) <= len(stays.to_cpu)
         assert not waits_there.wide
+
+
+class Copies(TorchDispatchMode):
+    """Notes every operation on strips, (rows, W, C), that lie in main memory, and whether copies of strips wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.waited: list[bool] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out, name = func(*args, **kwargs), func.overloadpacket.__name__
+        given, made = (
+            {tensor.device.type for tensor in tensors(tree) if tensor.ndim == 3} for tree in ((args, kwargs), out)
+        )
+        if "cpu" in given and not func.is_view:
+            self.names.add(name)
+        if len(given | made) > 1:
+            self.waited.append(
+                not (args[2] if name == "copy_" and len(args) > 2 else kwargs.get("non_blocking", False))
+            )
+        return out
+
+
+@pytest.mark.parametrize("decodes", [True, False], ids=["decode", "encode"])
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_on_a_gpu_nobody_waits_for_what_goes_to_main_memory_and_nobody_reads_it_there(
+    padding: str, decodes: bool, monkeypatch
+):
+    """Copies are under way: whatever is computed from such a strip in main memory may be computed from nothing."""
+    locked: list[int] = []
+
+    def page_locked(strip: Tensor) -> Tensor:
+        locked.append(strip.numel())
+        return torch.empty(strip.shape, dtype=strip.dtype).copy_(strip, non_blocking=True)
+
+    monkeypatch.setattr(strips, "pins", lambda compute, storage: compute.type == NAME and storage.type == "cpu")
+    monkeypatch.setattr(strips, "page_locked", page_locked)
+    vae = kl()
+    with pretended():
+        moved(vae, torch.float32)
+        for module in vae.modules():
+            if isinstance(module, nn.Conv2d) and module.padding == (1, 1):
+                module.padding_mode = padding
+        with Copies() as copies:
+            streamed(vae, decodes, torch.float32, "A", storage="cpu")
+    assert locked and copies.waited and not any(copies.waited)
+    assert copies.names <= {"copy_", "_to_copy", "device"}  # the last one reads no numbers
+
+
+def test_a_gpus_libraries_are_planned_to_take_memory_beside_a_convolution(monkeypatch):
+    vae, peaks = tiny(), []  # has nothing larger than convolutions
+    for hip in (None, "6.2"):
+        monkeypatch.setattr(torch.version, "hip", hip)
+        peaks.append(plan_decode(vae, Z, device="cuda", memory_limit=1 << 40, strip_pixels=STRIP).peak_bytes)
+    monkeypatch.setattr(steps, "beside_direct", lambda device, numbers: 0)
+    nothing = plan_decode(vae, Z, device="cuda", memory_limit=1 << 40, strip_pixels=STRIP).peak_bytes
+    assert nothing < peaks[0] < peaks[1] < 2.73 * nothing
 
 
 def test_weights_in_main_memory_are_brought():

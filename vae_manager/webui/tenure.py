@@ -170,7 +170,7 @@ class Tenure:
             def decode(choice: Decision | Part, rows: slice) -> Any:
                 return self._decode_with(choice, pictures[rows], lambda z: inner(z, *args, **kwargs), z[rows])
 
-            if all(_same(choice, choices[0]) for choice in choices):
+            if len({(choice.kind, choice.vae) for choice in choices}) == 1:
                 found = decode(choices[0], slice(None))
             else:
                 found = torch.cat([decode(choice, slice(i, i + 1)) for i, choice in enumerate(choices)])
@@ -295,7 +295,3 @@ class Tenure:
     def _space(self, z: Tensor, scaled: bool) -> LatentSpace | None:
         found = self._shelf.checkpoint(self._host.current_model())
         return found.space_for(z.shape[1], scaled) if found else None
-
-
-def _same(one: Decision | Part, other: Decision | Part) -> bool:
-    return one.kind == other.kind and one.vae == other.vae

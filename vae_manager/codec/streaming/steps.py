@@ -21,7 +21,14 @@ from torch.nn import functional as F
 from vae_manager.codec.streaming import precision
 from vae_manager.codec.streaming.attention import affine, attend, attention_bytes
 from vae_manager.codec.streaming.flow import SPARE, Flow, Point, Price, Run, Size, Terms
-from vae_manager.codec.streaming.kernels import conv3x3, live_weight, transformed, upsampled_conv3x3, workspace
+from vae_manager.codec.streaming.kernels import (
+    beside_direct,
+    conv3x3,
+    live_weight,
+    transformed,
+    upsampled_conv3x3,
+    workspace,
+)
 from vae_manager.codec.streaming.moments import norm_affine
 from vae_manager.codec.streaming.pixel_norm import live_gain, pixel_normalised, pixel_normed
 from vae_manager.codec.streaming.strips import (
@@ -252,8 +259,12 @@ class Convolve:
             rows = size.longest + 1
             return *workspace(self.c_in, self.c_out, self._ups, terms.side, rows, size.width), 0
         doubled = 6 * self.c_in * size.area if self._ups else 0
+        numbers, taps = prod(self._shape), float(self._shape[2])
+        if not self._lag:
+            return numbers, 0, taps, doubled
+        made, read = self.c_out * found.area, self.c_in * (found.area if self._ups else size.area)
         # a convolution may return another memory format
-        return prod(self._shape), 0, float(self._shape[2]), doubled + (self.c_out * found.area if self._lag else 0)
+        return numbers, 0, taps, doubled + made + beside_direct(terms.device, read + made)
 
     # --- range
 

@@ -32,16 +32,18 @@ Write = Callable[[Tensor, Tensor], None]
 
 
 class Map:
-    """A map (height, W, C) as a list of strips. It may live on another device than the one that computes."""
+    """A map (height, W, C) as a list of strips. It may live on another device than the one that computes: nothing is
+    then computed where it lives, for the copies that a GPU makes of it may be under way."""
 
     def __init__(self, height: int, compute: torch.device, storage: torch.device | None = None) -> None:
         self.height = height
         self._compute = compute
         self._storage = storage or compute
+        self._pins = pins(compute, self._storage)
         self._strips: deque[Tensor] = deque()
 
     def append(self, strip: Tensor) -> None:
-        self._strips.append(strip.to(self._storage))
+        self._strips.append(page_locked(strip) if self._pins else strip.to(self._storage))
 
     def read(self, rows: int, margin: int = 0, free: bool = False) -> Strips:
         """Strips of about `rows` rows; with `free`, each is dropped from the map before it is handed out."""
@@ -52,9 +54,9 @@ class Map:
             before = None
         strips = self._strips if free else self._strips.copy()
         while strips:
-            pieces = deque(_pieces(_join(strips, rows), rows))
+            pieces = deque(_pieces(self._join(strips, rows), rows))
             while pieces:
-                yield pieces.popleft().to(self._compute)
+                yield self._brought(pieces.popleft())
         if after is not None:
             yield from _pieces(after, rows)
 
@@ -66,7 +68,7 @@ class Map:
 
     def whole(self) -> Tensor:
         """The map as one tensor, taken out of the list."""
-        strips = [strip.to(self._compute) for strip in self._strips]
+        strips = [self._brought(strip) for strip in self._strips]
         self._strips.clear()
         return strips[0] if len(strips) == 1 else torch.cat(strips)
 
@@ -76,17 +78,35 @@ class Map:
         for strip in self._strips:
             starts.update({y + i: strip[i : i + 1] for i in range(strip.shape[0])})
             y += strip.shape[0]
-        return torch.cat([starts[i % self.height] for i in indices]).to(self._compute)
+        return torch.cat([self._brought(starts[i % self.height]) for i in indices])
+
+    def _join(self, strips: deque[Tensor], rows: int) -> Tensor:
+        """Take strips off the front: one, as it lies there, or several short ones (such as a downsampling leaves) up to
+        `rows` together, brought."""
+        joined = [strips.popleft()]
+        count = joined[0].shape[0]
+        while strips and count + strips[0].shape[0] <= rows:
+            count += strips[0].shape[0]
+            joined.append(strips.popleft())
+        return joined[0] if len(joined) == 1 else torch.cat([self._brought(strip) for strip in joined])
+
+    def _brought(self, strip: Tensor) -> Tensor:
+        return strip.to(self._compute, non_blocking=self._pins)
 
 
-def _join(strips: deque[Tensor], rows: int) -> Tensor:
-    """Take strips off the front: one, or several short ones (such as a downsampling leaves) up to `rows` together."""
-    joined = [strips.popleft()]
-    count = joined[0].shape[0]
-    while strips and count + strips[0].shape[0] <= rows:
-        count += strips[0].shape[0]
-        joined.append(strips.popleft())
-    return joined[0] if len(joined) == 1 else torch.cat(joined)
+def pins(compute: torch.device, storage: torch.device) -> bool:
+    """Whether strips wait in memory that the system must not move, so that a GPU copies them by itself while it and
+    we go on: pageable memory goes through a buffer of the driver's, and every copy is waited for."""
+    return compute.type == "cuda" and storage.type == "cpu"
+
+
+def page_locked(strip: Tensor) -> Tensor:
+    """A copy in such memory. It is begun, not done: only what the GPU does later may read it."""
+    try:
+        there = torch.empty(strip.shape, dtype=strip.dtype, pin_memory=True)
+    except RuntimeError:  # the system locks no more
+        return strip.to("cpu")
+    return there.copy_(strip, non_blocking=True)
 
 
 def _pieces(strip: Tensor, rows: int) -> tuple[Tensor, ...]:
