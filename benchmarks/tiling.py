@@ -407,7 +407,7 @@ def draw_errors(path: Path, width: int = 1152) -> dict[str, float]:
     worst = {name: float(error.abs().max() * LEVELS) for name, error in errors.items()}
     tiles = {"whole decode": Image.fromarray(to_levels(whole, 255)[0].to(torch.uint8).numpy())}
     for name, error in errors.items():
-        tiles[f"{name}: off by up to {worst[name]:.2g} levels"] = _heat(error[0].abs().amax(0) * LEVELS)
+        tiles[f"{name}: off by up to {_short(worst[name])} levels"] = _heat(error[0].abs().amax(0) * LEVELS)
     across = 560
     height = round(across * whole.shape[2] / whole.shape[3])
     sheet = Image.new("RGB", (across * len(tiles) + 8 * (len(tiles) - 1), height + 30), "white")
@@ -417,6 +417,10 @@ def draw_errors(path: Path, width: int = 1152) -> dict[str, float]:
         ImageDraw.Draw(sheet).text((n * (across + 8) + 4, 4), caption, fill="black", font=font)
     sheet.save(path, quality=88)
     return worst
+
+
+def _short(levels: float) -> str:
+    return f"{levels:.0f}" if levels >= 10 else f"{levels:.2g}"
 
 
 def _heat(error: Tensor, full: float = 40.0) -> Any:

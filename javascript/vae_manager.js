@@ -60,6 +60,18 @@
         }
     };
 
+    // Gradio 3.41 leaves the numbers of its sliders without a name
+    const nameNumbers = () => {
+        for (const tab of TABS) {
+            for (const box of root().querySelectorAll(`#vae_manager_${tab} input[type=number]:not([aria-label])`)) {
+                const label = box.closest('[id^="vae_manager_"]').querySelector("label");
+                if (label && label.textContent.trim()) {
+                    box.setAttribute("aria-label", label.textContent.trim());
+                }
+            }
+        }
+    };
+
     // --- lists and cards tell what fits: Gradio's lists and the WebUI's cards have no place for it
 
     const LISTS = TABS.map((tab) => `#vae_manager_${tab} ul.options li, #${tab}_vae_cards .card`).join();
@@ -204,6 +216,7 @@
             clearTimeout(waiting);
             waiting = setTimeout(() => {
                 title();
+                nameNumbers();
                 mark();
                 follow();
             }, 200);

@@ -10,13 +10,14 @@ import json
 import math
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,11 +43,36 @@ from vae_manager.store import open_store
 from vae_manager.user_data import user_folder
 
 DATA = Path(__file__).parents[1] / "data" / "demo"
-WIDTH, SMALL = 2048, 640
+WIDTH, SMALL = 2048, 1280
 """Pixels across: of the photograph, and of the small one that goes through the washed-out VAE."""
 LIMIT = "300MB"
 """What the exact decode may take, beside the program and the VAE."""
 GOOD, BAD = "demo-kl-f8.safetensors", "demo-kl-f8-washed-out.safetensors"
+
+
+EDGE = 0.03
+"""Share of a picture's width that is left out at each edge of the side-by-side picture: the demo VAE leaves dark marks
+there, in one piece as well, which a margin around the photograph would take away (docs/demo-vae.md)."""
+
+TITLES = ("the photograph", "through the demo VAE and back", "by a washed-out VAE", "the same, mended")
+"""Of the four pictures."""
+
+
+class _Told:
+    """Says on stderr what is being done, and how long it took."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._done, self._began = steps, 0, 0.0
+
+    def __call__(self, what: str) -> None:
+        self.end()
+        self._done, self._began = self._done + 1, time.perf_counter()
+        print(f"{self._done}/{self._steps}  {what} … ", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._began:
+            print(f"{time.perf_counter() - self._began:.1f} s", file=sys.stderr, flush=True)
+        self._began = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +88,8 @@ def demo(args: argparse.Namespace) -> Result:
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     photo, latent = output / "photograph.png", output / "latent.safetensors"
+    tell = _Told(5)
+    tell("Choosing a VAE for the photograph")
     with Image.open(DATA / "photo.jpg") as image:
         image.resize((WIDTH, round(WIDTH * image.height / image.width)), Image.Resampling.LANCZOS).save(photo)
     files = [vae_file(DATA / name) for name in (GOOD, BAD)]
@@ -69,26 +97,23 @@ def demo(args: argparse.Namespace) -> Result:
     if decision.vae is None:
         raise VaeManagerError("The demo's VAE is not in this copy of the program; install it anew.")
     vae = decision.vae.path
+    tell("Encoding the photograph to a latent")
     encoded = _run("encode", photo, "-o", latent, "--vae", vae)
+    tell("Decoding it in one piece")
     whole = _run("decode", latent, "-o", output / "whole.npy", "--vae", vae, "--mode", "whole")
+    tell(f"Decoding it exactly, strip by strip, within {LIMIT}")
     exact = _run("decode", latent, "-o", output / "exact.npy", "--vae", vae, "--memory-limit", LIMIT)
     difference = _difference(output)
     original, decoded = load_picture(photo), torch.from_numpy(_taken(output / "exact.npy"))
     save_picture(output / "decoded.png", decoded)
+    tell("Decoding it with a washed-out VAE, and mending that")
     small = F.interpolate(original, scale_factor=SMALL / WIDTH, mode="area")
     colors, pale, mended = _colors(files[0], files[1], small)
     save_picture(output / "decoded-washed-out.png", pale)
     save_picture(output / "calibrated.png", mended)
     psnr = {"decoded": _psnr(decoded, original), "decoded-washed-out": _psnr(pale, small)}
-    _side_by_side(
-        output / "side-by-side.png",
-        {
-            "photograph": original,
-            "decoded by the VAE that was chosen": decoded,
-            "decoded by the washed-out VAE": pale,
-            "the same, calibrated": mended,
-        },
-    )
+    _side_by_side(output / "side-by-side.png", dict(zip(TITLES, (original, decoded, pale, mended))))
+    tell.end()
     document = {
         "photograph": {"path": str(photo), "width": original.shape[3], "height": original.shape[2]},
         "vaes": [report(file, HashCache(open_store(user_folder()))).document() for file in files],
@@ -167,20 +192,32 @@ def _psnr(picture: Tensor, original: Tensor) -> float:
     return 10 * math.log10(255**2 / error) if error else math.inf
 
 
-def _side_by_side(path: Path, pictures: dict[str, Tensor], width: int = 640) -> None:
-    """The pictures in a row, each with its caption."""
+def _side_by_side(path: Path, pictures: dict[str, Tensor], width: int = 800) -> None:
+    """The pictures two by two, each with its caption."""
+    font, gap, head = _font(22), 8, 36
     tiles = []
     for caption, pixels in pictures.items():
         image = Image.fromarray(to_levels(pixels, 255)[0].to(torch.uint8).numpy())
+        edge = round(EDGE * image.width)
+        image = image.crop((edge, edge, image.width - edge, image.height - edge))
         image = image.resize((width, round(width * image.height / image.width)), Image.Resampling.LANCZOS)
-        tile = Image.new("RGB", (width, image.height + 24), "white")
-        tile.paste(image, (0, 24))
-        ImageDraw.Draw(tile).text((6, 6), caption, fill="black")
+        tile = Image.new("RGB", (width, image.height + head), "white")
+        tile.paste(image, (0, head))
+        ImageDraw.Draw(tile).text((4, 4), caption, fill="black", font=font)
         tiles.append(tile)
-    row = Image.new("RGB", (width * len(tiles) + 8 * (len(tiles) - 1), tiles[0].height), "white")
+    across, down = width + gap, tiles[0].height + gap
+    sheet = Image.new("RGB", (2 * across - gap, 2 * down - gap), "white")
     for index, tile in enumerate(tiles):
-        row.paste(tile, (index * (width + 8), 0))
-    row.save(path)
+        sheet.paste(tile, (index % 2 * across, index // 2 * down))
+    sheet.save(path)
+
+
+def _font(size: int) -> Any:
+    """Pillow's own, as large as that where it can be (from 10.1 on)."""
+    try:
+        return ImageFont.load_default(size=size)
+    except TypeError:
+        return ImageFont.load_default()
 
 
 def _report(document: dict[str, Any], encoded: Step, whole: Step, exact: Step) -> str:

@@ -20,7 +20,7 @@ from vae_manager.webui.trace import table
 FILE_NAME = "vae-manager-presets.json"
 FOREIGN_HEAD = ("Checkpoint", "VAE", "Page", "From")
 NOTHING_FOREIGN = "The WebUI keeps nothing of its own for a checkpoint that has no preset here."
-HEAD = ("Checkpoint", "VAE", "Encoding", "Hires pass", "Decode", "Colour", "Page", "")
+HEAD = ("Checkpoint", "VAE", "Encoding", "Hires pass", "Decode", "Colour", "Page", "From")
 
 
 def presets_html(presets: Presets) -> str:
