@@ -54,7 +54,7 @@ _NOT_SHOWN = {
     *('L256 64 Z"/>', "L{0} {1}", "health {0}", "hold() first", "held something else than presets", "{0} enabled"),
     *("contrast contrasty", "dark darker darkness", "sharp sharper", "vibrant vivid", "Decode mode", "Hires VAE"),
     *("{0} has version {1}, this program reads version 1", "GGUF type {0}", "{0} bytes", "it is {0}", "{0} or {1}"),
-    *("rule {0} {1}", "Built in", "attention is a pass of its own"),
+    *("rule {0} {1}", "round trip", "trip {0}", "Built in", "attention is a pass of its own"),
 }
 """What the rooms say to nobody: to logs, to themselves; and names."""
 
