@@ -125,7 +125,7 @@ def _map_between(have: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor]) -> Te
 def _sharpen_(pixels: Tensor, reference: Tensor, share: Tensor, changed: Tensor | None = None) -> Tensor:
     """Give the channels, in place, the deviations that they have in `reference`, by a gain (3,) of what is finer than
     blocks. Blocks have as much of a say as they show the same (`share`)."""
-    low = _spread(F.adaptive_avg_pool2d(pixels, share.shape), pixels.shape[1:])
+    low = _spread(F.adaptive_avg_pool2d(pixels, (share.shape[0], share.shape[1])), pixels.shape[1:])
     fine = pixels - low
     weight = F.interpolate(share[None, None], pixels.shape[1:], mode="nearest").flatten()
     weight /= weight.sum().clamp(min=1e-9)

@@ -55,7 +55,8 @@ from vae_manager.library.state import load_state
 from vae_manager.store import open_store
 from vae_manager.user_data import user_folder
 
-PICTURES = Files("picture", ENDINGS, ".safetensors")
+LATENT_FILE = ".safetensors"
+PICTURES = Files("picture", ENDINGS, LATENT_FILE)
 LATENTS = Files("latent", (".safetensors", ".latent", ".npz", ".npy"))
 
 
@@ -65,7 +66,7 @@ def encode_picture(args: argparse.Namespace) -> Result:
     if is_many(args.images):
         return _many(args, PICTURES, _encode_file, {"sample": args.sample, "seed": args.seed if args.sample else None})
     source, output = Path(args.images[0]), Path(args.output)
-    check_output(output, [source, args.vae], (PICTURES.makes,))
+    check_output(output, [source, args.vae], (LATENT_FILE,))
     _check_options(args)
     document = _encode_file(Item(source, output, source.name), args, lambda: load_vae(args), args.seed)
     return Result(document, "\n".join([_line(document), *_notes(document)]))

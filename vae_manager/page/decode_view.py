@@ -77,7 +77,11 @@ def _tried(vae: torch.nn.Module, shape: tuple[int, ...], free: int, tell: Tell) 
     began = time.perf_counter()
     z = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     z = z.to(next(vae.parameters()).device)
-    report = stream_decode(vae, z, memory_limit=free, on_progress=lambda done, total: tell((done, total))).report
+
+    def on_progress(done: int, total: int) -> None:
+        tell((done, total))
+
+    report = stream_decode(vae, z, memory_limit=free, on_progress=on_progress).report
     return line(f"Tried: {time.perf_counter() - began:.1f} s, {report.describe()}.")
 
 

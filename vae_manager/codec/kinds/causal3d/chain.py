@@ -110,7 +110,7 @@ def _around_level(blocks: list[list[Any]], level: Any) -> list[list[Any]]:
 
 
 def _mid(mid: Any) -> list[list[Step]]:
-    between = [[_attention(mid.attn_1)]] if hasattr(mid, "attn_1") else []
+    between: list[list[Step]] = [[_attention(mid.attn_1)]] if hasattr(mid, "attn_1") else []
     return [_block(mid.block_1), *between, _block(mid.block_2)]
 
 

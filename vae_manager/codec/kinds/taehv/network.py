@@ -16,7 +16,7 @@ squares of 2×2 pixels are one inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +142,7 @@ def _through(layers: nn.Sequential, frames: Frames, only_last: bool = False) -> 
     return frames
 
 
-def _each(compute: Callable[..., Tensor], groups: list[tuple[Tensor | None, ...]]) -> Frames:
+def _each(compute: Callable[..., Tensor], groups: Sequence[tuple[Tensor | None, ...]]) -> Frames:
     """What is computed of each group of frames; of the very same frames once."""
     done: dict[tuple[int, ...], Tensor] = {}
     for group in groups:
