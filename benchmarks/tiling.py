@@ -1,4 +1,4 @@
-"""Exact streaming against the whole decode and diffusers' tiling: error, time and memory in one run.
+"""Exact streaming against the whole decode and the peers' ways: error, time and memory in one run.
 
     vae-manager bench tiling                              # random weights, 64 channels, 96² latent
     vae-manager bench tiling --channels 128 --latent 80
@@ -40,6 +40,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.peers import averaged_tiles, convolve_in_tiles
 from vae_manager.codec.kinds.kl.config import KLConfig
 from vae_manager.codec.kinds.kl.network import AutoencoderKL
 from vae_manager.codec.streaming import MODES, Mode, Plan, heap, plan_decode, plan_encode, stream_decode, stream_encode
@@ -159,6 +160,7 @@ def subjects() -> list[str]:
     names = ["whole", "whole, channels_last", "whole, in-place SiLU"]
     if shutil.which("g++") or shutil.which("clang++"):
         names.append("whole, torch.compile")
+    names += ["convolutions in tiles", "ComfyUI's tiles"]
     names += [f"exact {mode}" for mode in MODES] + [f"exact in {share} %" for share in SHARES]
     try:
         import diffusers  # noqa: F401
@@ -192,6 +194,10 @@ def subject(what: str, name: str, vae: AutoencoderKL, size: tuple[int, int], lim
         return lambda x: (stream(vae, x, plan=plan).tensor, plan)
     if name == "whole, in-place SiLU":
         in_place_silu(vae)
+    if name == "convolutions in tiles":
+        convolve_in_tiles(vae)
+    if name == "ComfyUI's tiles":
+        return lambda x: (averaged_tiles(whole, x, what == "decode"), None)
     return lambda x: (whole(x), None)
 
 

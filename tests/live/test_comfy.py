@@ -8,6 +8,7 @@ Models, pictures and results lie in a folder of the test's own (`--base-director
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -28,10 +29,14 @@ from torch import Tensor
 
 from tests.live.harness import PROJECT
 from tests.live.models import write_checkpoint, write_flux_vae, write_vae
+from tests.live.zoo import MODELS, write_zoo
 
 LEVEL = 1 / 255
 SIDE = (256, 192)
 BIG = (1024, 1024)
+MEASURED = (640, 640)
+"""Of the picture whose decode is measured: larger than ComfyUI's tiles."""
+SDXL = next(model for model in MODELS if model.vae == "sdxl")
 
 
 class Comfy:
@@ -99,7 +104,8 @@ class Comfy:
         return json.loads((self.base / "output" / f"{name}.json").read_text())
 
     def stop(self) -> None:
-        os.killpg(self.process.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(self.process.pid, signal.SIGTERM)
         self.process.wait(60)
 
 
@@ -115,9 +121,12 @@ def comfy(tmp_path_factory) -> Iterator[Comfy]:
     (base / "custom_nodes" / "vae-manager").symlink_to(PROJECT)
     (base / "custom_nodes" / "spy").symlink_to(Path(__file__).parent / "comfy_spy")
     write_checkpoint(base / "models/checkpoints/tiny-a.safetensors", "tiny-a")
+    zoo = write_zoo(base / "zoo", (SDXL,))
+    (zoo.checkpoints / SDXL.file).rename(base / "models/checkpoints" / SDXL.file)
+    (zoo.vaes / SDXL.vae_file("green")).rename(base / "models/vae" / SDXL.vae_file("green"))
     write_vae(base / "models/vae/tint-red.safetensors", "red")
     write_flux_vae(base / "models/vae/flux.safetensors")
-    for name, size in (("noise", SIDE), ("big", BIG)):
+    for name, size in (("noise", SIDE), ("big", BIG), ("measured", MEASURED)):
         pixels = np.random.default_rng(3).integers(0, 256, (size[1] // 8, size[0] // 8, 3), np.uint8)
         Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(base / "input" / f"{name}.png")
     running = Comfy(Path(folder), python, base)
@@ -161,7 +170,7 @@ def test_the_nodes_are_there(comfy: Comfy):
     assert sorted(names.values()) == [
         "Colour fix", "VAE (exact)", "VAE Decode (exact)", "VAE Encode (exact)", "VAE for this checkpoint",
     ]  # fmt: skip
-    assert kinds["VAEManagerForCheckpoint"]["input"]["required"]["ckpt_name"][0] == ["tiny-a.safetensors"]
+    assert kinds["VAEManagerForCheckpoint"]["input"]["required"]["ckpt_name"][0] == ["tiny-a.safetensors", SDXL.file]
 
 
 @pytest.mark.parametrize("vae", ["tint-red.safetensors", "flux.safetensors"])
@@ -250,6 +259,58 @@ def test_the_vae_for_a_checkpoint_and_why(comfy: Comfy):
     found, texts = decoded(comfy, "baked", graph)
     print(texts["choice"])
     assert not torch.equal(found, whole) and ": " in texts["choice"]
+
+
+def test_an_sdxl_checkpoint(comfy: Comfy):
+    """Its own VAE by ComfyUI's loader and by our node, decoded exactly; and a VAE of its latent space by name."""
+    loader = {**start(picture="noise"), "loader": node("CheckpointLoaderSimple", ckpt_name=SDXL.file)}
+    loader["latent"] = node("VAEEncode", pixels=["picture", 0], vae=["loader", 2])
+    whole, _ = decoded(
+        comfy, "sdxl-own", {**loader, "out": node("VAEDecode", samples=["latent", 0], vae=["loader", 2])}
+    )
+    exact = {**loader, "out": node("VAEManagerDecode", samples=["latent", 0], vae=["loader", 2], **HOW)}
+    found, texts = decoded(comfy, "sdxl-exact", exact)
+    worst = float((found - whole).abs().max() / LEVEL)
+    print(f"SDXL: {worst:.5f} levels; {texts['out']}")
+    assert worst < 0.005 and texts["out"].startswith("decode: exact")
+    exact["choice"] = node("VAEManagerForCheckpoint", ckpt_name=SDXL.file, prompt="")
+    exact["out"] = node("VAEManagerDecode", samples=["latent", 0], vae=["choice", 0], **HOW)
+    chosen, texts = decoded(comfy, "sdxl-chosen", exact)
+    print(texts["choice"])
+    assert torch.equal(chosen, found)
+    exact["choice"] = node("VAEManagerForCheckpoint", ckpt_name=SDXL.file, prompt="<vae:sdxl-green>")
+    green, texts = decoded(comfy, "sdxl-green", exact)
+    assert texts["choice"].startswith("sdxl-green.safetensors: ") and not torch.equal(green, found)
+    exact["choice"] = node("VAEManagerForCheckpoint", ckpt_name=SDXL.file, prompt="<vae:flux>")
+    refused, texts = decoded(comfy, "sdxl-refused", exact)
+    print(texts["choice"])
+    assert torch.equal(refused, found) and "flux" in texts["choice"]
+
+
+def test_time_memory_and_difference_beside_comfys_own(comfy: Comfy):
+    """The figures of docs/comfyui.md. What is asserted is not how fast it is, but that the promise is kept."""
+    tiles = {"tile_size": 512, "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}
+    graph = {**start(picture="measured"), "begin": node("TestBegin", samples=["latent", 0])}
+    ways = {
+        "whole": ("VAEDecode", {}),
+        "its tiles": ("VAEDecodeTiled", tiles),
+        "exact": ("VAEManagerDecode", HOW),
+        "exact in 300MB": ("VAEManagerDecode", {**HOW, "memory": "300MB"}),
+    }
+    pictures, took = {}, {}
+    for again in range(2):  # the first time, memory is still being made
+        for name, (kind, how) in ways.items():
+            run = {**graph, "out": node(kind, samples=["begin", 0], vae=["vae", 0], **how)}
+            pictures[name], _ = decoded(comfy, f"measured-{again}-{name}", run)
+            took[name] = comfy.asked(f"measured-{again}-{name}")
+    whole = took["whole"]
+    for name, found in took.items():
+        worst = float((pictures[name] - pictures["whole"]).abs().max() / LEVEL)
+        ratios = found["seconds"] / whole["seconds"], found["grown"] / whole["grown"]
+        print(f"{name}: time {ratios[0]:.2f}, memory {ratios[1]:.3f} ({found['grown'] / 1e6:.0f} MB, "
+              f"asked for {found['asked'][-1] / 1e6:.0f} MB), {worst:.4f} levels")  # fmt: skip
+        if name.startswith("exact"):
+            assert worst < 0.005 and found["grown"] <= 1.1 * found["asked"][-1] and ratios[1] < 0.6
 
 
 def test_colours(comfy: Comfy):

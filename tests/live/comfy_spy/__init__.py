@@ -1,6 +1,12 @@
-"""A node pack for the live tests of ComfyUI: keeps pictures and latents as they are, and what was asked of ComfyUI."""
+"""A node pack for the live tests of ComfyUI: keeps pictures and latents as they are, what was asked of ComfyUI, and
+what was taken between two of its nodes."""
 
+import ctypes
+import gc
 import json
+import mmap
+import resource
+import time
 from pathlib import Path
 
 import comfy.model_management
@@ -10,6 +16,7 @@ import torch
 
 asked: list[float] = []
 shown: list[int] = []
+begun = {"seconds": 0.0, "resident": 0}
 
 
 def _noted(inner):
@@ -32,6 +39,28 @@ comfy.model_management.load_models_gpu = _noted(comfy.model_management.load_mode
 comfy.utils.ProgressBar.update_absolute = _seen(comfy.utils.ProgressBar.update_absolute)
 
 
+class Begin:
+    """From here on time of the processor and memory are counted: the peak of what is resident beyond what is now."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "run", ("LATENT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"samples": ("LATENT",)}}
+
+    @classmethod
+    def IS_CHANGED(cls, samples):  # noqa: N802
+        return float("nan")  # never from the cache, and so nothing behind it either
+
+    def run(self, samples):
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        begun["resident"] = int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+        begun["seconds"] = time.process_time()
+        return (samples,)
+
+
 class Keep:
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "run", (), True
 
@@ -41,12 +70,16 @@ class Keep:
         return {"required": {"name": ("STRING", {})}, "optional": optional}
 
     def run(self, name, image=None, samples=None):
+        took = {
+            "seconds": time.process_time() - begun["seconds"],
+            "grown": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - begun["resident"],
+        }
         folder = Path(folder_paths.get_output_directory())
         torch.save(image if samples is None else samples["samples"], folder / f"{name}.pt")
-        (folder / f"{name}.json").write_text(json.dumps({"asked": asked, "shown": len(shown)}))
+        (folder / f"{name}.json").write_text(json.dumps({"asked": asked, "shown": len(shown), **took}))
         asked.clear()
         shown.clear()
         return {}
 
 
-NODE_CLASS_MAPPINGS = {"TestKeep": Keep}
+NODE_CLASS_MAPPINGS = {"TestKeep": Keep, "TestBegin": Begin}

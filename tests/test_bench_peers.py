@@ -1,0 +1,45 @@
+"""The peers of the tables do what they are said to do."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from benchmarks.peers import OVERLAP, averaged_tiles, convolve_in_tiles
+from benchmarks.tiling import make_vae
+
+
+@torch.no_grad()
+def test_convolutions_in_tiles_are_the_whole_ones(monkeypatch):
+    z = torch.randn(1, 4, 5, 7, generator=torch.Generator().manual_seed(1))
+    whole = make_vae(32).decode(z)
+    vae = make_vae(32)
+    convolve_in_tiles(vae, side=16)
+    pieces: list[int] = []
+    real = F.conv2d
+
+    def convolved(x: torch.Tensor, weight: torch.Tensor, *more) -> torch.Tensor:
+        if weight.shape[2] == 3:
+            pieces.append(max(x.shape[2:]))
+        return real(x, weight, *more)
+
+    monkeypatch.setattr(F, "conv2d", convolved)
+    tiled = vae.decode(z)
+    assert (tiled - whole).abs().max() < 1e-4 * whole.abs().max()
+    assert max(pieces) <= 18 and len(pieces) > 100
+
+
+def test_tiles_of_a_map_that_looks_at_nothing_else_are_the_whole():
+    """Whatever the weights of a blend are, they add up; and every pixel is in some tile of each of the three shapes."""
+    x = torch.rand(1, 4, 100, 75, generator=torch.Generator().manual_seed(1))
+    seen: list[tuple[int, ...]] = []
+
+    def doubled(tile: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(tile.shape[2:]))
+        return F.interpolate(tile, scale_factor=8.0)
+
+    assert torch.allclose(averaged_tiles(doubled, x, True, tile=32), F.interpolate(x, scale_factor=8.0), atol=1e-6)
+    assert {(32, 32), (64, 16), (16, 64)} <= set(seen) and OVERLAP < 16
+    big = torch.rand(1, 3, 400, 320, generator=torch.Generator().manual_seed(1))
+    halved = averaged_tiles(lambda tile: F.avg_pool2d(tile, 8), big, False, tile=32)
+    assert torch.allclose(halved, F.avg_pool2d(big, 8), atol=1e-6)
