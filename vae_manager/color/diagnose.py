@@ -90,7 +90,7 @@ def _by_reference(matrix: Tensor, residual: float, score: float, called: str) ->
 def _by_trip(matrix: Tensor, score: float, note: str) -> Finding:
     """The VAE's own round trip: what it gives back paler is its fault, and what it gives back is its pictures' look."""
     if is_identity(matrix):
-        reason = f"left alone: its VAE gives back black and white of the pictures that it is given{note}"
+        reason = f"left alone: in a round trip its VAE gave black and white back{note}"
         return Finding("none", 0.95, reason, score=score)
     reason = f"{WASHED_OUT}: its VAE gives pictures back paler than they were{note}"
     return Finding("round trip", 0.95, reason, matrix, True, score)
@@ -121,9 +121,10 @@ def _lacking(found: Verdict, count: int) -> str:
 
 
 def _nothing_seen(found: Ends, count: int) -> str:
-    """That no fault was seen, and no more: what overshoots reaches black and white through a flat VAE as well."""
+    """That nothing is done, and why; never that the VAE is sound: what overshoots reaches black and white through a
+    flat one as well."""
     if found.reached == "black and white":
-        return f"{count} pictures of this session reach black and white: they show no fault of the VAE"
+        return f"left alone: {count} pictures of this session reach black and white, as a mildly flat VAE's may, too"
     reached = f"only {found.reached}" if found.reached else "neither black nor white"
     return f"left alone: {count} pictures of this session reach {reached}, which may be their look"
 

@@ -1,9 +1,9 @@
 """What many pictures of one VAE say together: a linear model over 29 numbers of a pool.
 
-Five sums answer whether the VAE is at fault, whether white is lowered together with black, and by how much black is
-lifted, white lowered and chroma lost. `tools/fit_color_pools.py` fits them to pools of photographs, sound, legitimately
-flat and faulty; docs/color.md has what they reach on pools that they never saw. There are two sets of weights: for
-files, and for pictures whose decoder's own values are known.
+Four sums answer whether the VAE has lost contrast, and by how much black is lifted, white lowered and chroma lost.
+`tools/fit_color_pools.py` fits them to pools of photographs, sound, legitimately flat and faulty; docs/color.md has
+what they reach on pools that they never saw. There are two sets of weights: for files, and for pictures whose decoder's
+own values are known.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vae_manager.json_text import read_json_text
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "color_pools.json"
 
-ANSWERS = ("fault", "both", "black", "white", "chroma")
+ANSWERS = ("fault", "black", "white", "chroma")
 
 NEAR = (0.02, 0.03, 0.05, 0.08)
 """What all pictures have in common lies this near their darkest one's black (fog is as thick as it pleases)."""
@@ -36,13 +36,12 @@ class Answers:
 
     fault: float
     """Logit, above 0 where a fault is likely enough to be undone."""
-    both: float
-    """Logit, above 0 where a fault has probably lowered white as well as lifted black."""
     black: float
-    """By how much black was lifted, in levels from 0 to 1, and white lowered if it was."""
+    """By how much black was lifted, in levels from 0 to 1."""
     white: float
+    """By how much white was lowered."""
     chroma: float
-    """The logarithm of the chroma gain that was lost with both."""
+    """The logarithm of the chroma gain that was lost with them."""
 
 
 def ask(pictures: Sequence[Statistics]) -> Answers:
@@ -90,6 +89,6 @@ def _mean(values: Iterable[float]) -> float:
 
 @cache
 def _weights() -> dict[str, np.ndarray]:
-    """For each set the weights (5, 30) of the answers; the last of each is a constant."""
+    """For each set the weights (4, 30) of the answers; the last of each is a constant."""
     document = read_json_text(WEIGHTS)
     return {name: np.array([document[name][answer] for answer in ANSWERS]) for name in ("file", "own")}
