@@ -294,7 +294,7 @@ def pools(pictures: ColorSet, limit: int) -> Iterator[Row]:
             touched = sum(any(j[0] for j in judged[i : i + 3]) for i in range(0, len(judged), 3))
             row: Row = {"own values": own, "of": what, "pools": len(group), "touched": touched, "vouched": vouched}
             faulty = what in LIKELY
-            yield row | (_found_and_undone(judged) if faulty else {"moved": sum(j[2] > MOVED for j in judged)})
+            yield row | (_found_and_undone(judged) if faulty else {"moved": sum(j[2] > j[1] + MOVED for j in judged)})
 
 
 def _judged(one: Case, out: Tensor) -> tuple[bool, float, float]:

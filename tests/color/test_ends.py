@@ -58,7 +58,7 @@ def test_a_flat_vae_that_overshoots_a_little_is_found_and_undone():
     assert found.cause == "session" and found.washed_out and "reaches black" in found.reason
     before = sum(float((one.bad - one.truth).abs().mean()) for one in cases)
     after = sum(float((correct(one.bad, found.matrix) - one.truth).abs().mean()) for one in cases)
-    assert after < 0.5 * before
+    assert after < 0.6 * before
 
 
 def film(floor: float) -> Fault:

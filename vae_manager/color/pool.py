@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from vae_manager.color.blind import smoothstep
+from vae_manager.color.blind import MIN_CHROMA, smoothstep
 from vae_manager.color.matrix import adjustment, compose, identity, stretch
 from vae_manager.color.pool_model import ask
 from vae_manager.color.statistics import Statistics, saturations
@@ -43,7 +43,7 @@ was lifted by more than this beyond them: then one file's edges are too sharp, a
 
 WHITE_ALONE, WHITE_ALONE_OWN, NEAR_WHITE = 0.04, 0.03, 0.02
 """White alone counts as lowered where it is missing by the first (by the second where the decoder's own values are
-known), and half of the pictures come as near as the third to the brightest: night and dusk have no white either."""
+known), and three of four pictures come as near as the third to the brightest: night and dusk have no white either."""
 
 OVERSHOT = 0.02
 """A sound decoder's brightest pictures go so far beyond white."""
@@ -55,6 +55,10 @@ decoded by flat VAEs baked into checkpoints, 37 stay so far from both ends; of 1
 A film look leaves white where it is."""
 
 BOTH_GONE = 1.5
+
+DIMMEST = 0.82
+"""No fault that was met keeps the brightest of many pictures further from white: pools that are as dim are so on
+purpose."""
 
 MAX_SHIFT = 0.35
 """No fault that was met lifts black, or lowers white, by more."""
@@ -135,7 +139,7 @@ def verdict(pictures: Sequence[Statistics]) -> Verdict:
     """
     found, said, gone = ends(pictures), ask(pictures), both_gone(pictures)
     sure = smoothstep((said.fault + BOTH_GONE * gone) / SURE)
-    if sure <= 0 or not lifted_alike(pictures, SEEN / 2 if gone else SEEN):
+    if sure <= 0 or found.ceiling < DIMMEST or not lifted_alike(pictures, SEEN / 2 if gone else SEEN):
         return _white_alone(pictures, found)
     if found.reached is None and found.floor >= said.black - AGREE:
         return Verdict(found, torch.lerp(identity(), _both_ends(pictures, found), sure), True, True)
@@ -154,8 +158,10 @@ def both_gone(pictures: Sequence[Statistics]) -> bool:
 
 
 def lifted_alike(pictures: Sequence[Statistics], least: float = SEEN) -> bool:
-    """Whether most of the pictures miss black by that much, and half of them alike."""
+    """Whether most of the pictures miss black by that much, half of them alike, and most have colours."""
     floors, half = sorted(_floor(s) for s in pictures), len(pictures) // 2
+    if median(s.chromas[2] for s in pictures) < MIN_CHROMA:
+        return False  # without colours it is drawings, or a look
     alike = any(floors[i + half - 1] - floors[i] <= NEAR for i in range(len(floors) // 8 + 1))
     return alike and floors[half] >= least
 
@@ -169,7 +175,7 @@ def _white_alone(pictures: Sequence[Statistics], found: Ends) -> Verdict:
     """White where black is reached, which the model hardly sees: what is bright in a picture is anybody's choice."""
     least = WHITE_ALONE_OWN if all(s.own_ceilings for s in pictures) else WHITE_ALONE
     together = sum(found.ceiling - _ceiling(s) <= NEAR_WHITE for s in pictures)
-    if found.reached != "black" or 1 - found.ceiling < least or 2 * together < len(pictures):
+    if found.reached != "black" or 1 - found.ceiling < least or 4 * together < 3 * len(pictures):
         return Verdict(found)
     return Verdict(found, stretch(0, max(found.ceiling - OVERSHOT, 1 - MAX_SHIFT)), white=True)
 
