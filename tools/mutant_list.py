@@ -335,4 +335,36 @@ COLOR = [
     ),
 ]
 
-MUTANTS: tuple[Mutant, ...] = (*LIBRARY, *SELECTION, *CODEC, *COLOR)
+MANY = "tests/test_many.py"
+
+COMMANDS = [
+    *of(
+        "commands/many",
+        MANY,
+        "-k",
+        "not cluster",
+        what_another_job_made_is_done=(
+            '(line.get("job"), line.get("stamp")) != (key,',
+            '(key, line.get("stamp")) != (key,',
+        ),
+        an_output_that_was_changed_is_done=("!= (key, _stamp(item.target)):", '!= (key, line.get("stamp")):'),
+        the_outputs_folder_is_searched=("out = out if _is_below(out, at) and out != at else None", "out = None"),
+        outputs_beside_inputs_of_their_kind=("if _is_below(at, out) and (", "if False and ("),
+        a_file_by_another_name_is_written_over=("if _identity(item.target) in given:", "if False:"),
+        a_line_that_was_cut_takes_the_next_with_it=('if file.read(1) != b"\\n":', 'if file.read(1) == b"":'),
+        a_fault_stops_them_all=(
+            "    except Exception as error:\n        return",
+            "    except MemoryError as error:\n        return",
+        ),
+    ),
+    *of(
+        "commands/codec",
+        MANY,
+        "-k",
+        "sample",
+        one_noise_for_all=('text = f"{seed}:{name}"', 'text = f"{seed}"'),
+    ),
+    *of("commands/workers", MANY, "-k", "share", each_takes_all_memory=("// _beside", "// 1")),
+]
+
+MUTANTS: tuple[Mutant, ...] = (*LIBRARY, *SELECTION, *CODEC, *COLOR, *COMMANDS)

@@ -148,6 +148,15 @@ MUTANTS: tuple[Mutant, ...] = (
         guards_that_fail_take_the_host_with_them=("        quietly(first)\n", "        first and first()\n"),
     ),
     *of(
+        "webui/hosts/promise",
+        "tests/webui/test_hosts.py",
+        "-k",
+        "memory_manager or estimate",
+        a_clone_keeps_our_estimate=("        self._foreseen = None\n", ""),
+        what_others_put_over_ours_is_taken_out=("if getattr(self._vae, self._name) is self:", "if True:"),
+        an_estimate_that_fails_stops_the_host=("        except Exception:\n", "        except MemoryError:\n"),
+    ),
+    *of(
         "webui/hosts/forge",
         HOSTS,
         forge_text_encoders_are_vaes=('.lower() == "text_encoder":', '.lower() == "nothing":'),
