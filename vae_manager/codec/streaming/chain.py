@@ -78,6 +78,10 @@ class Chain:
     rescales: bool = True
     """float16 is kept from overflowing by powers of two (`precision`), which takes statistics of nearly every map."""
 
+    frugal: bool = False
+    """On a CPU the way with the least memory is taken of those with about the same work, not that with the least work
+    and the largest strips."""
+
     @cached_property
     def beside(self) -> tuple[int | None, ...]:
         """For each stage, the stage whose input waits beside it for the end of a level that no stage holds whole."""

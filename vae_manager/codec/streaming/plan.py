@@ -26,6 +26,12 @@ STRIP_PIXELS = {"cpu": (8192, 4096, 2048), "": (262144, 65536, 16384)}
 """Strip sizes that are tried on a CPU and elsewhere, the fastest first. A GPU needs large strips to be busy; on a CPU
 2048 pixels are as fast as 16384 (docs/tiling.md)."""
 
+FRUGAL_PIXELS = (1024, 512)
+"""Still smaller strips, for chains that are `frugal` on a CPU."""
+
+FRUGAL_WORK = 1.3
+"""How much work they may take, over the least."""
+
 OVERHEAD_BYTES = 2**19
 """What does not depend on the picture: moments, and the attention kernel's own buffers."""
 
@@ -190,9 +196,11 @@ def _plan(chain: Chain, request: Request, attention_bytes: int) -> Plan:
     room = without_slack(request.limit_bytes, request.device) - fixed
     full = len(chain.stages) - 1 if chain.decodes else 0
     policies = POLICIES if chain.modes == MODES else tuple(NAMED[mode] for mode in chain.modes)
+    frugal = chain.frugal and request.device.type == "cpu" and request.strip_pixels is None
+    sizes = (*strip_sizes(request), *(FRUGAL_PIXELS if frugal else ()))
 
     def options(n: int, policies: tuple[Keep, ...]) -> list[_Option]:
-        heights = [chain.stages[n].strip_rows(*grids[n], pixels) for pixels in strip_sizes(request)]
+        heights = [chain.stages[n].strip_rows(*grids[n], pixels) for pixels in sizes]
         terms = [Terms(request.device, request.dtype, attention_bytes, side, chain.rescales) for side in SIDES]
         ways = {(rows, t.side): StagePrices(chain, n, grids[n], rows, t) for rows in heights for t in terms}
         found: list[_Option] = []
@@ -201,10 +209,10 @@ def _plan(chain: Chain, request: Request, attention_bytes: int) -> Plan:
             found.append(_Option(keep, rows, side, max(peak for peak, _ in costs), sum(work for _, work in costs)))
         return found
 
-    top = _cheapest(options(full, policies if request.mode is None else (NAMED[request.mode],)), room)
+    top = _cheapest(options(full, policies if request.mode is None else (NAMED[request.mode],)), room, frugal)
     # In a mode that was asked for, no other stage may take more than the full-resolution one.
     others = room if request.mode is None else min(room, top.peak)
-    chosen = [top if n == full else _cheapest(options(n, policies), others) for n in range(len(chain.stages))]
+    chosen = [top if n == full else _cheapest(options(n, policies), others, frugal) for n in range(len(chain.stages))]
     return Plan(
         decodes=chain.decodes,
         request=request,
@@ -217,9 +225,15 @@ def _plan(chain: Chain, request: Request, attention_bytes: int) -> Plan:
     )
 
 
-def _cheapest(options: list[_Option], limit: int) -> _Option:
-    """The least work that fits, and of equals the first, which has the largest strips; or else the least memory."""
+def _cheapest(options: list[_Option], limit: int, frugal: bool = False) -> _Option:
+    """The least work that fits, and of equals the first, which has the largest strips; or else the least memory.
+
+    `frugal`: the least memory that fits and takes not much more than the least work.
+    """
     fitting = [option for option in options if option.peak <= limit]
+    if fitting and frugal:
+        most = FRUGAL_WORK * min(option.work for option in fitting)
+        return min((option for option in fitting if option.work <= most), key=lambda option: option.peak)
     if fitting:
         return min(fitting, key=lambda option: option.work)
     return min(options, key=lambda option: (option.peak, option.work))

@@ -22,6 +22,7 @@ from vae_manager.codec.streaming import precision
 from vae_manager.codec.streaming.attention import affine, attend, attention_bytes
 from vae_manager.codec.streaming.flow import SPARE, Flow, Point, Price, Run, Size, Terms
 from vae_manager.codec.streaming.kernels import (
+    SIDES,
     beside_direct,
     conv3x3,
     live_weight,
@@ -178,9 +179,9 @@ class Convolve:
             by = 2.0 ** (flow.x.point.exponent - after.exponent)
             shortcut, bias = self._shortcut(bias, by, 2.0**-after.exponent, run)
             add = adder(flow.x.rows, flow.x.margin - found.margin if run.wraps else 0, shortcut, by)
-            strips = map(add, self._convolved(strips, size.height, weight, bias, flow.point, run))
+            strips = map(add, self._convolved(strips, size, weight, bias, flow.point, run))
         else:
-            strips = self._convolved(strips, size.height, weight, bias, flow.point, run)
+            strips = self._convolved(strips, size, weight, bias, flow.point, run)
         if self.relu:
             strips = map(torch.relu_, strips)
         if self.ends is not None:
@@ -191,7 +192,7 @@ class Convolve:
         return Flow(strips, found, after, None if self.closes else flow.x, None if self.ends else flow.level)
 
     def _convolved(
-        self, strips: Strips, height: int, weight: Tensor, bias: Tensor | None, before: Point, run: Run
+        self, strips: Strips, size: Size, weight: Tensor, bias: Tensor | None, before: Point, run: Run
     ) -> Strips:
         write = self._write(before, run)
         if not self._lag:
@@ -199,8 +200,8 @@ class Convolve:
         if self._ups:
             kernel = run.heap.watched(upsampled_conv3x3, weight, bias, run.scratch)
         else:
-            kernel = run.heap.watched(conv3x3, weight, bias, run.scratch, self._stride, run.side)
-        return convolve(strips, kernel, write, height, self._edge(run), self._stride, self.border)
+            kernel = run.heap.watched(conv3x3, weight, bias, run.scratch, self._stride, _side(size, run.side))
+        return convolve(strips, kernel, write, size.height, self._edge(run), self._stride, self.border)
 
     def _edge(self, run: Run) -> Edge:
         if run.padding == "circular":
@@ -257,7 +258,8 @@ class Convolve:
         fast = self._lag and self._stride == 1
         if fast and transformed(terms.device, terms.dtype, self.c_in, self.c_out, self._ups):
             rows = size.longest + 1
-            return *workspace(self.c_in, self.c_out, self._ups, terms.side, rows, size.width), 0
+            side = _side(size, terms.side)
+            return *workspace(self.c_in, self.c_out, self._ups, side, rows, size.width), 0
         doubled = 6 * self.c_in * size.area if self._ups else 0
         numbers, taps = prod(self._shape), float(self._shape[2])
         if not self._lag:
@@ -340,6 +342,11 @@ class Attend:
 
 
 Step = Convolve | Attend
+
+
+def _side(size: Size, side: int) -> int:
+    """Of a Winograd tile: strips lower than one would fill it up with zeros."""
+    return side if size.rows >= side else min(SIDES)
 
 
 def _adder(shortcut: Shortcut, waiting: Rows) -> Callable[[Tensor], Tensor]:

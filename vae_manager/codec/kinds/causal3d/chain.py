@@ -45,6 +45,7 @@ def causal_chain(vae: nn.Module, decodes: bool) -> Chain:
         post=None if decodes else _around(vae, "quant_conv"),
         modes=("D",),
         rescales=False,
+        frugal=True,
         square=square,
         columns_first=columns_first,
     )
@@ -79,7 +80,7 @@ def _encoder_stages(encoder: Any) -> tuple[Stage, ...]:
         blocks = [_block(block) for block in level.block]
         if hasattr(level, "downsample"):
             conv = check_conv(level.downsample.conv, 3, stride=2, padding=0)
-            blocks[-1] = [*blocks[-1], Convolve(conv, resample="down", border=False)]
+            blocks.append([Convolve(conv, resample="down", border=False)])
         around = _around_level(blocks, level)
         parts += [_all(around)] if _is_large(i, blocks) else around
     first: list[Step] = [Convolve(check_conv(encoder.conv_in, 3))]

@@ -2,8 +2,8 @@
 
 Both number the layers of a half flat in Wan 2.1 (Qwen-Image's, too) and by levels in Wan 2.2. Canonical names are laid
 out as ldm's: `encoder.down.I.block.J`, `decoder.up.I.block.J` with level 0 at the full resolution. Layers that only mix
-frames (`time_conv`) are left out: a single picture never meets them. But where levels have numbers of their own, the
-bias is kept (`time_bias`): that it is there tells what the level's shortcut does.
+frames (`time_conv`) are left out: a single picture never meets them. But where levels have shortcuts, the bias is
+kept (`time_bias`): that it is there tells what the shortcut does.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LAYERS = (
 _NUMBERED = re.compile(
     r"(?P<half>encoder|decoder)\.(?:downsamples|upsamples|down_blocks|up_blocks)\.(?P<first>\d{1,3})\."
     r"(?:(?:downsamples|upsamples|resnets)\.(?P<second>\d{1,3})\.)?"
-    r"(?:(?:upsamplers\.0|downsampler|upsampler)\.)?(?P<rest>.+)"
+    r"(?:(?:(?P<plain>upsamplers\.0)|downsampler|upsampler)\.)?(?P<rest>.+)"
 )
 
 _RESAMPLE, _TIME = "resample.1.", "time_conv."
@@ -93,7 +93,9 @@ class _Levels:
         stem = f"{half}.{'down' if half == 'encoder' else 'up'}.{level}"
         kind = "downsample" if half == "encoder" else "upsample"
         if rest.startswith(_TIME):
-            return f"{stem}.{kind}.time_bias" if self.nested and rest == f"{_TIME}bias" else None
+            # Wan 2.1's decoder has levels of their own in diffusers' names, and no shortcuts
+            told = self.nested and match["plain"] is None and rest == f"{_TIME}bias"
+            return f"{stem}.{kind}.time_bias" if told else None
         if rest.startswith(_RESAMPLE):
             return f"{stem}.{kind}.conv.{rest.removeprefix(_RESAMPLE)}"
         return _layer(f"{stem}.block.{block}.{rest}")
