@@ -229,7 +229,10 @@ def pooled(pictures: ColorSet, limit: int) -> Iterator[Row]:
 QUALITY = 90
 """Of the JPEG files that a third of the really faulty pictures is kept as."""
 
-VOUCHES = "does what it should"
+
+def vouches(found: Finding) -> bool:
+    """Whether it says that all is well, and not only that nothing is done."""
+    return found.cause == "none" and not found.reason.startswith("left alone: ")
 
 
 def real_alone(pictures: ColorSet, limit: int) -> Iterator[Row]:
@@ -263,7 +266,7 @@ def real_pooled(pictures: ColorSet, limit: int) -> Iterator[Row]:
         pool = [statistics(one.bad) for one in session]
         found = [diagnose(Evidence(one.bad, pool=pool)) for one in session[:3]]
         judged = [_judged(one, apply(one.bad, d.matrix)) for one, d in zip(session, found, strict=False)]
-        results.append((over, name, judged, any(VOUCHES in d.reason for d in found)))
+        results.append((over, name, judged, any(map(vouches, found))))
         sound = [case(v, lambda v: v, over, rng).bad for v in photos]
         clean = [statistics(v) for v in sound]
         damage += [delta_e(apply(v, diagnose(Evidence(v, pool=clean)).matrix), v) for v in sound[:2]]
@@ -289,7 +292,7 @@ def pools(pictures: ColorSet, limit: int) -> Iterator[Row]:
             vouched, group = 0, [one for one in made if one.what == what]
             for one in group:
                 found = [diagnose(Evidence(c.bad, pool=one.of(own))) for c in one.cases]
-                vouched += any(VOUCHES in d.reason for d in found)
+                vouched += any(map(vouches, found))
                 judged += [_judged(c, apply(c.bad, d.matrix)) for c, d in zip(one.cases, found, strict=True)]
             touched = sum(any(j[0] for j in judged[i : i + 3]) for i in range(0, len(judged), 3))
             row: Row = {"own values": own, "of": what, "pools": len(group), "touched": touched, "vouched": vouched}

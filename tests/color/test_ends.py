@@ -77,6 +77,12 @@ def test_a_film_look_is_left_alone(floor: float, over: float):
         assert is_identity(verdict(pool).matrix)
 
 
+def test_a_pool_of_dim_pictures_is_dim_on_purpose():
+    """Under water, say: no VAE that was met keeps all pictures so far from white."""
+    dim = [statistics(0.08 + 0.01 * (seed % 4) + 0.6 * picture(seed)) for seed in SEEDS]
+    assert both_gone(dim) and is_identity(verdict(dim).matrix)
+
+
 def test_a_few_pictures_that_reach_white_clear_a_pool_of_faint_blacks():
     """Blacks that are hardly lifted count only where white is gone, too."""
     cases = session(lambda v: affine(v, adjustment(0.93)), over=0.0)

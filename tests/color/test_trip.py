@@ -39,13 +39,13 @@ def demo():
     return load_kl_state(vae_file(DEMO), torch.float32)
 
 
-def test_a_sound_vae_has_nothing_to_undo(demo):
+def test_a_sound_vae_has_nothing_to_undo(demo: tuple[dict[str, torch.Tensor], int]):
     matrix = undoing(round_trip(build_kl(*demo)))
     assert matrix is not None and is_identity(matrix)
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_fault_of_a_vae_is_measured_and_undone(demo, name: str):
+def test_the_fault_of_a_vae_is_measured_and_undone(demo: tuple[dict[str, torch.Tensor], int], name: str):
     state, groups = demo
     matrix = undoing(round_trip(build_kl(fold_decoder(state, FAULTS[name]), groups)))
     assert matrix is not None

@@ -29,8 +29,8 @@ MIN_VETO = 4
 SEEN = 0.03
 """The least distance from black, and from white, over all pictures, that counts as a fault."""
 
-SURE = 0.7
-"""Logit of the model from which on all of a fault is undone; from 0 on some."""
+SURE, SURE_TOO = 0.7, 0.2
+"""Logit of the model from which on all of a fault is undone, from 0 on some; the second where both ends are gone."""
 
 NEAR = 0.06
 """The blacks of half of the pictures, from the darkest or the next one on (one in eight may be a JPEG file with edges
@@ -138,7 +138,7 @@ def verdict(pictures: Sequence[Statistics]) -> Verdict:
     all channels alike.
     """
     found, said, gone = ends(pictures), ask(pictures), both_gone(pictures)
-    sure = smoothstep((said.fault + BOTH_GONE * gone) / SURE)
+    sure = smoothstep((said.fault + BOTH_GONE * gone) / (SURE_TOO if gone else SURE))
     if sure <= 0 or found.ceiling < DIMMEST or not lifted_alike(pictures, SEEN / 2 if gone else SEEN):
         return _white_alone(pictures, found)
     if found.reached is None and found.floor >= said.black - AGREE:
