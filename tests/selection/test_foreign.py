@@ -29,6 +29,7 @@ NEO = {
     "xl_t2i_step": 24,
     "xl_t2i_cfg": 4.5,
     "xl_t2i_width": 0,
+    "xl_t2i_dcfg": 0,
     "xl_t2i_height": 1024,
     "xl_t2i_hr_step": True,
     "forge_checkpoint_flux": None,
