@@ -262,3 +262,24 @@ def test_a_long_thing_shows_how_far_it_is(page):
     press(page, "try")
     shown(page, "plans", "Tried: ")
     assert any("%" in text for text in page.evaluate("() => window.seen"))
+
+
+STICKS_OUT = """() => {
+    const free = "input[type=file], .sr-only, .vae-manager-table *, svg *, option, [role=tablist] *, .tab-container *";
+    return [...document.querySelectorAll("#vae_manager_page_root *")].filter((each) => {
+        const place = each.getBoundingClientRect();
+        return place.width && !each.matches(free) && (place.right > innerWidth + 1 || place.left < -1);
+    }).map((each) => each.id || `${each.tagName}.${each.className}`);
+}"""
+
+
+def test_no_view_is_wider_than_the_window(page):
+    page.locator("#vae_manager_page_library td button").first.click()
+    page.locator("#vae_manager_page_details table").first.wait_for()
+    for name in ("Library", "Compare", "Models", "Rules", "Colour", "Decode"):
+        page.set_viewport_size({"width": 1280, "height": 900})
+        tab(page, name)
+        for width in (360, 768, 2560):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(300)
+            assert page.evaluate(STICKS_OUT) == [], (name, width)
