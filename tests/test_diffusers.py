@@ -85,6 +85,26 @@ def test_streamed_with_the_librarys_own_numbers(name: str, streamed: list[bool])
     assert moments.shape == latent.shape and (moments - latent).abs().max() < 1e-4 * latent.abs().max()
 
 
+def test_wan_2_2_is_streamed_too(streamed: list[bool]):
+    """Its squares of pixels are the library's own, outside of the two halves that are streamed."""
+    if not hasattr(diffusers, "AutoencoderKLWan"):
+        pytest.skip("this diffusers has no AutoencoderKLWan")
+    torch.manual_seed(0)
+    more = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12, "decoder_base_dim": 16}
+    try:
+        vae = diffusers.AutoencoderKLWan(**{**CAUSAL, "dim_mult": [1, 2, 2]}, **more).eval()
+    except TypeError:
+        pytest.skip("this diffusers knows Wan 2.1 only")
+    scaled_weights(vae, 3)
+    z, x = inputs(vae)
+    x = x.repeat(1, 1, 1, 4, 4)  # inside it is a quarter of the pixels
+    whole, latent = both_ways(vae, z, x)
+    pixels, moments = both_ways(exact(vae, memory="8MiB"), z, x)
+    assert sorted(streamed) == [False, True]
+    assert pixels.shape == whole.shape and (pixels - whole).abs().max() < 0.005 * LEVEL
+    assert moments.shape == latent.shape and (moments - latent).abs().max() < 1e-4 * latent.abs().max()
+
+
 def test_what_fits_comfortably_goes_the_librarys_own_way(streamed: list[bool]):
     vae = made("AutoencoderKL")
     z, x = inputs(vae)
