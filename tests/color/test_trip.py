@@ -55,6 +55,17 @@ def test_the_fault_of_a_vae_is_measured_and_undone(demo: tuple[dict[str, torch.T
     assert after < 0.4 * before
 
 
+def test_a_curve_that_flattens_the_ends_is_not_stretched(demo: tuple[dict[str, torch.Tensor], int]):
+    """Its middle tones are as they should be."""
+    vae = build_kl(*demo)
+    sound, soft = vae.decode, lambda v: 0.87 * torch.tanh(0.8 * v) / math.tanh(0.8)
+    vae.decode = lambda z: soft(sound(z))
+    trip = round_trip(vae)
+    assert (1 - trip.contrast) / 2 > 0.03 and trip.middle > 0.97
+    matrix = undoing(trip)
+    assert matrix is not None and is_identity(matrix)
+
+
 def test_what_says_nothing_of_colours():
     assert undoing(replace(SOUND, psnr=12.0)) is None
     assert undoing(replace(SOUND, contrast=math.nan)) is None
@@ -67,6 +78,8 @@ def test_the_levels_are_those_of_black_and_white():
     assert matrix is not None and affine(torch.tensor([0.15, 0.95]).expand(3, 1, 2), matrix)[0, 0].tolist() == (
         pytest.approx([0, 1], abs=1e-5)
     )
+    both = undoing(RoundTrip(0.942, 0.005, 30.0, 0.942))  # black lifted by .0315, white lowered by .0265
+    assert both is not None and torch.allclose(both, stretch(0.0315, 1 - 0.0265))
     strong = undoing(RoundTrip(1.2, 0.0, 30.0, 1.2))
     assert strong is not None and is_identity(strong)  # what it clips cannot be brought back
 

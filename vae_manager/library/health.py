@@ -38,6 +38,9 @@ from vae_manager.library.tensors import TensorFile, open_tensors
 PALEST = 0.85
 """Contrast that a VAE must give back."""
 
+MIDDLE = 0.5
+"""Brightness up to so far from mid-grey, where black is -1 and white 1."""
+
 BLOCK = 16
 """Pixels: contrast and faithfulness are measured on the means of blocks of this side. Every VAE loses fine detail,
 which would look like a loss of contrast; none loses what is as large as this."""
@@ -59,6 +62,8 @@ class RoundTrip:
     """How well the line explains what came out, in dB, all three colours."""
     chroma: float = 1.0
     """Slope of the line from the colours that went in to those that came out, each less its grey."""
+    middle: float = 0.0
+    """The slope of the brightness again, by the middle tones alone: a curve that flattens the ends leaves them."""
 
 
 def examine(
@@ -137,13 +142,15 @@ def round_trip(vae: AutoencoderKL, progress: Progress | None = None) -> RoundTri
         if progress is not None:
             progress(len(decoded), len(pictures))
     before, after = (F.avg_pool2d(x.cpu().double(), BLOCK) for x in (pictures, torch.cat(decoded)))
-    contrast, brightness = _line(before.mean(dim=1), after.mean(dim=1))
+    grey, grey_after = before.mean(dim=1), after.mean(dim=1)
+    contrast, brightness = _line(grey, grey_after)
+    middle, _ = _line(*(x[grey.abs() < MIDDLE] for x in (grey, grey_after)))
     slope, offset = _line(before, after)
     # an error weighs more where little is left of the picture
     error = (after - slope * before - offset) / max(abs(slope), 0.05)
     psnr = 10 * math.log10(4 / max(error.square().mean().item(), 1e-12)) if math.isfinite(slope) else 0.0
     chroma, _ = _line(*(x - x.mean(dim=1, keepdim=True) for x in (before, after)))
-    return RoundTrip(contrast, brightness, psnr, chroma)
+    return RoundTrip(contrast, brightness, psnr, chroma, middle)
 
 
 def trip_problems(trip: RoundTrip, family: str = "unknown") -> tuple[str, ...]:
