@@ -224,6 +224,11 @@ def forge_model_reload():
     script_callbacks.model_loaded_callback(model)
 """
 
+VAE = """class VAE:
+    def __init__(self):
+        self.first_stage_model = None
+        self.memory_used_decode = None
+"""
 KL = """
 class Engine:
     def __init__(self):
@@ -278,7 +283,7 @@ HOSTS: dict[str, dict[str, str]] = {
         "modules_forge/forge_loader.py": "class ForgeSD:\n    def __init__(self, vae):\n        self.vae = vae\n"
         "        x = model.latent_format\n",
         "ldm_patched/modules/model_management.py": "VAE_ALWAYS_TILED = False\n\ndef get_free_memory(dev=None): ...",
-        "ldm_patched/modules/sd.py": "class VAE:\n    def __init__(self):\n        self.first_stage_model = None\n",
+        "ldm_patched/modules/sd.py": VAE,
         "ldm_patched/ldm/models/autoencoder.py": KL,
         "ldm_patched/ldm/modules/diffusionmodules/model.py": ENDS,
     },
@@ -291,7 +296,7 @@ HOSTS: dict[str, dict[str, str]] = {
         "modules_forge/main_entry.py": "module_list = {}\nparameters = dict(checkpoint_info=None)",
         "backend/diffusion_engine/base.py": "class ForgeObjects:\n    def __init__(self, vae):\n        self.vae = vae"
         "\nclass ForgeDiffusionEngine:\n    def __init__(self, config):\n        self.model_config = config\n",
-        "backend/patcher/vae.py": "class VAE:\n    def __init__(self):\n        self.first_stage_model = None\n",
+        "backend/patcher/vae.py": VAE,
         "backend/nn/vae.py": KL + ENDS,
         "backend/memory_management.py": "VAE_ALWAYS_TILED = False\n\ndef get_free_memory(dev=None): ...",
     },
