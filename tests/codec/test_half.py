@@ -1,9 +1,9 @@
 """Half precision at 64 to 128 pixels: what every kind loses against float32, whole and streamed.
 
-Each layer rounds its weights and its result once, by half a unit in the last place at most: 2⁻⁹ in bfloat16, 2⁻¹² in
-float16, relatively. Roundings of different layers are independent, so that they add up like the root of their number:
-with L layers about u · √(2L / 3), a rounding being evenly spread. Limits are `SPREAD` times that, for the last layers
-of some kinds take differences of what is much larger.
+Each layer rounds its weights and its result once, relatively by u at most: 2⁻⁸ in bfloat16, 2⁻¹¹ in float16. Roundings
+of different layers are independent, so that they add up like the root of their number: with L layers to u · √(2L / 3)
+at most, a rounding being evenly spread. Limits are `SPREAD` times that, for the last layers of some kinds take
+differences of what is larger. Measured were a seventh of a limit (open-litevae) to three fifths (TAEHV).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from tests.codec.streaming_vaes import scaled_weights
 from tests.codec.test_kinds import SAMPLES, latent, picture
 from vae_manager.codec.kinds.kind import KindName
+from vae_manager.codec.kinds.registry import BY_NAME
 from vae_manager.codec.streaming import plan_decode, plan_encode, stream_decode, stream_encode
 
-UNIT = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
-SPREAD = 3.0
+UNIT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+SPREAD = 1.5
 
 
 def _layers(half: nn.Module) -> int:
@@ -49,11 +50,14 @@ def losses(kind: KindName, dtype: torch.dtype) -> dict[str, tuple[float, float]]
         whole = "decode" if name == "decode" else "encode_moments"
         exact = getattr(vae.double(), whole)(source.double())
         limit = SPREAD * UNIT[dtype] * (2 * _layers(vae.get_submodule(f"{name}r")) / 3) ** 0.5
-        found[f"{name}, whole"] = _loss(getattr(low, whole)(source), exact), limit
+        # a tiny VAE's log-variance is a constant
+        channels = vae.config.latent_channels if name == "encode" and BY_NAME[kind].latents_scaled else exact.shape[1]
+        exact = exact[:, :channels]
+        found[f"{name}, whole"] = _loss(getattr(low, whole)(source)[:, :channels], exact), limit
         if streams:
             done = stream(low, source, plan=plan(low, source.shape, strip_pixels=1024))
             assert done.report.dtype == dtype and done.report.retries == ()
-            found[f"{name}, streamed"] = _loss(done.tensor, exact), limit
+            found[f"{name}, streamed"] = _loss(done.tensor[:, :channels], exact), limit
     return found
 
 
