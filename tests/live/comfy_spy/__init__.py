@@ -4,8 +4,6 @@ what was taken between two of its nodes."""
 import ctypes
 import gc
 import json
-import mmap
-import resource
 import time
 from pathlib import Path
 
@@ -39,6 +37,12 @@ comfy.model_management.load_models_gpu = _noted(comfy.model_management.load_mode
 comfy.utils.ProgressBar.update_absolute = _seen(comfy.utils.ProgressBar.update_absolute)
 
 
+def in_memory(name):
+    """Bytes of a line of /proc/self/status. `getrusage` will not do: what a thread that ended has seen stays in it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
 class Begin:
     """From here on time of the processor and memory are counted: the peak of what is resident beyond what is now."""
 
@@ -56,7 +60,7 @@ class Begin:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-        begun["resident"] = int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+        begun["resident"] = in_memory("VmRSS")
         begun["seconds"] = time.process_time()
         return (samples,)
 
@@ -72,7 +76,7 @@ class Keep:
     def run(self, name, image=None, samples=None):
         took = {
             "seconds": time.process_time() - begun["seconds"],
-            "grown": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - begun["resident"],
+            "grown": in_memory("VmHWM") - begun["resident"],
         }
         folder = Path(folder_paths.get_output_directory())
         torch.save(image if samples is None else samples["samples"], folder / f"{name}.pt")
