@@ -348,3 +348,10 @@ def test_colours_on_a_cluster(tmp_path: Path, capsys, cluster, monkeypatch):
     assert made(tmp_path / "one") == made(tmp_path / "two") and "broken.png" in err
     same = ("applied", "score", "matrix", "reason")
     assert [[row.get(name) for name in same] for row in one] == [[row.get(name) for name in same] for row in two]
+
+
+def test_a_record_that_cannot_be_written_is_one_warning(tmp_path: Path, vae: Path, capsys):
+    pictures, out = write_pictures(tmp_path / "in", 3), tmp_path / "out"
+    (out / RECORD).mkdir(parents=True)
+    documents, err = run(capsys, "encode", pictures, "-o", out, "--vae", vae)
+    assert len(documents) == len(made(out)) == 3 and err.count("cannot be written") == 1

@@ -124,9 +124,10 @@ def sdxl_config() -> dict[str, object]:
     unet = {
         "adm_in_channels": 2816, "num_classes": "sequential", "use_checkpoint": False, "in_channels": 4,
         "out_channels": 4, "model_channels": SDXL_WIDTH, "attention_resolutions": [4, 2], "num_res_blocks": 2,
-        "channel_mult": [1, 1, 1], "num_head_channels": 64, "use_linear_in_transformer": True,
+        "channel_mult": [1, 1, 1], "num_head_channels": 64,
+        "use_spatial_transformer": True, "use_linear_in_transformer": True,
         "transformer_depth": [1, *SDXL_DEPTHS[1:]], "context_dim": SDXL_CONTEXT,
-        "spatial_transformer_attn_type": "softmax-xformers",
+        "spatial_transformer_attn_type": "softmax-xformers", "legacy": False,
     }  # fmt: skip
     first_stage = {
         "embed_dim": 4, "monitor": "val/rec_loss", "lossconfig": {"target": "torch.nn.Identity"},
@@ -150,7 +151,8 @@ def sdxl_config() -> dict[str, object]:
         ),
     ]
     denoiser = {
-        "num_idx": 1000, "scaling_config": {"target": f"{sgm}denoiser_scaling.EpsScaling"},
+        "num_idx": 1000, "weighting_config": {"target": f"{sgm}denoiser_weighting.EpsWeighting"},
+        "scaling_config": {"target": f"{sgm}denoiser_scaling.EpsScaling"},
         "discretization_config": {"target": f"{sgm}discretizer.LegacyDDPMDiscretization"},
     }  # fmt: skip
     params = {
@@ -158,7 +160,7 @@ def sdxl_config() -> dict[str, object]:
         "denoiser_config": {"target": f"{sgm}denoiser.DiscreteDenoiser", "params": denoiser},
         "network_config": {"target": f"{sgm}openaimodel.UNetModel", "params": unet},
         "conditioner_config": {"target": "sgm.modules.GeneralConditioner", "params": {"emb_models": embedders}},
-        "first_stage_config": {"target": "sgm.models.autoencoder.AutoencoderKL", "params": first_stage},
+        "first_stage_config": {"target": "sgm.models.autoencoder.AutoencoderKLInferenceWrapper", "params": first_stage},
     }  # fmt: skip
     return {"model": {"target": "sgm.models.diffusion.DiffusionEngine", "params": params}}
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,8 @@ from vae_manager.commands.terminal import unforeseen
 from vae_manager.commands.workers import Each, WorkerLost
 from vae_manager.errors import BadInputError, VaeFileError, VaeManagerError
 from vae_manager.library.files import model_files
+
+log = logging.getLogger("vae_manager")
 
 RECORD = ".vae-manager-done.jsonl"
 """Name of the record of what is done in a folder."""
@@ -234,7 +237,13 @@ class Batch:
         target = self.items[number].target
         if self._folder is not None and target is not None:
             line = {"output": self._below(target), "job": self._keys[number], "stamp": _stamp(target), "said": document}
-            _append(self._folder / RECORD, json.dumps(line))
+            try:
+                _append(self._folder / RECORD, json.dumps(line))
+            except OSError as error:
+                log.warning(
+                    "what is done cannot be written to %s (%s): the next run begins anew", RECORD, error.strerror
+                )
+                self._folder = None
 
     def _below(self, target: Path) -> str:
         return target.relative_to(self._folder or target.parent).as_posix()
