@@ -172,7 +172,9 @@ def test_a_vae_of_its_space_is_the_hosts_way_with_it(loaded: Loaded, without: Wi
     assert (line["vae"], line["warnings"]) == (red, [])
     pictures = loaded.make(job, ours=[True, red])
     assert loaded.warning(pictures) is None and f"vae={red}" in pictures.infotexts[0]
-    assert pictures.tint() == "red" and same(pictures, without[loaded.model.id, job, "red"], levels=1)
+    # Neo's way loads the model anew, which takes back what `is_own` tells of
+    levels = 2 if loaded.model.id == "zoo-flux2-klein" else 1
+    assert pictures.tint() == "red" and same(pictures, without[loaded.model.id, job, "red"], levels=levels)
     assert loaded.webui.get("/vae-manager/v1/status")["swapped"] is False
     assert is_own(without, loaded, (loaded.make(job), loaded.make(job))[1], job)
 
