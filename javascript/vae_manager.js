@@ -213,8 +213,11 @@
         document.addEventListener("focusout", close);
         let waiting = 0;
         new MutationObserver(() => {
-            clearTimeout(waiting);
+            if (waiting) {
+                return; // and not begun anew: a page that changes all the time, as while a job runs, would never be seen
+            }
             waiting = setTimeout(() => {
+                waiting = 0;
                 title();
                 nameNumbers();
                 mark();

@@ -77,7 +77,7 @@ def page(page_url: tuple[str, Path]) -> Iterator:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
-        page.set_default_timeout(300_000)  # a busy machine is no fault of the page
+        page.set_default_timeout(120_000)  # a busy machine is no fault of the page
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(page_url[0])
