@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from vae_manager.errors import BadInputError
@@ -53,3 +55,19 @@ class Network(nn.Module, Generic[C]):
 
 
 Autoencoder = Network[Any]
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def built_around(state: Mapping[str, Tensor], make: Callable[[], M]) -> M:
+    """The module that `make` makes, around these tensors and without copying them: in evaluation mode, asking for no
+    gradients.
+
+    Raises:
+        RuntimeError: the tensors are not all that it has.
+    """
+    with torch.device("meta"):
+        module = make()
+    module.load_state_dict(dict(state), strict=True, assign=True)
+    return module.eval().requires_grad_(False)

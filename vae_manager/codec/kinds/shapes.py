@@ -34,3 +34,20 @@ def compare_shapes(expected: Mapping[str, Shape], shapes: Mapping[str, Shape], w
             raise VaeFileError(
                 f"{whose} tensor {name!r} has the shape {list(shapes[name])} instead of {list(expected[name])}"
             )
+
+
+def kernel_of(shapes: Mapping[str, Shape], name: str, what: str) -> Shape:
+    """The shape (out, in, height, width) of a convolution's kernel.
+
+    Args:
+        what: the kind that the file is taken for, as "LiteVAE".
+
+    Raises:
+        VaeFileError: it is missing, or no kernel.
+    """
+    shape = shapes.get(name)
+    if shape is None:
+        raise VaeFileError(f"its tensor {name!r} is missing: it is no whole {what}")
+    if len(shape) != 4 or 0 in shape:
+        raise VaeFileError(f"its tensor {name!r} has the impossible shape {list(shape)}")
+    return shape

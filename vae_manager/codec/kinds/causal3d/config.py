@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from vae_manager.codec.kinds.shapes import Shape, compare_shapes
+from vae_manager.codec.kinds.shapes import Shape, compare_shapes, kernel_of
 from vae_manager.errors import VaeFileError
+
+_kernel = partial(kernel_of, what="VAE of the Wan and Qwen kind")
 
 MAX_COUNT = 12
 """Most levels, and most blocks of a level: published ones have 4 and 3."""
@@ -165,15 +168,6 @@ def _read_half(shapes: Mapping[str, Shape], half: str) -> Half:
         mid_attention=f"{half}.mid.attn_1.to_qkv.weight" in shapes,
         times=tuple(f"{half}.{levels}.{i}.{levels}sample.time_bias" in shapes for i in range(count)),
     )
-
-
-def _kernel(shapes: Mapping[str, Shape], name: str) -> Shape:
-    shape = shapes.get(name)
-    if shape is None:
-        raise VaeFileError(f"its tensor {name!r} is missing: it is no whole VAE of the Wan and Qwen kind")
-    if len(shape) != 4 or 0 in shape:
-        raise VaeFileError(f"its tensor {name!r} has the impossible shape {list(shape)}")
-    return shape
 
 
 def _count(shapes: Mapping[str, Shape], pattern: str) -> int:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from vae_manager.codec.kinds.causal3d.config import CausalConfig, Half, read_config
 from vae_manager.codec.kinds.causal3d.shortcuts import Averaged, Repeated
-from vae_manager.codec.kinds.network import Network
+from vae_manager.codec.kinds.network import Network, built_around
 from vae_manager.codec.streaming.squares import as_pixels, as_squares
 
 NORM_EPS = 1e-12
@@ -217,7 +217,4 @@ def build_causal(state: Mapping[str, Tensor]) -> CausalAutoencoder:
         VaeFileError: the tensors do not make a whole one.
     """
     config = read_config({name: tuple(tensor.shape) for name, tensor in state.items()})
-    with torch.device("meta"):
-        vae = CausalAutoencoder(config)
-    vae.load_state_dict(dict(state), strict=True, assign=True)
-    return vae.eval().requires_grad_(False)
+    return built_around(state, lambda: CausalAutoencoder(config))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vae_manager.codec.kinds.kl.config import KLConfig, check_shapes
-from vae_manager.codec.kinds.network import Network
+from vae_manager.codec.kinds.network import Network, built_around
 
 NORM_EPS = 1e-6
 """GroupNorm epsilon of ldm and diffusers VAEs (torch's own default is 1e-5)."""
@@ -216,7 +216,4 @@ def build_kl(state: Mapping[str, Tensor], norm_groups: int) -> AutoencoderKL:
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     config = KLConfig.from_shapes(shapes, norm_groups)
     check_shapes(config, shapes)
-    with torch.device("meta"):
-        vae = AutoencoderKL(config)
-    vae.load_state_dict(dict(state), strict=True, assign=True)
-    return vae.eval().requires_grad_(False)
+    return built_around(state, lambda: AutoencoderKL(config))

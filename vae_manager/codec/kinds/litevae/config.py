@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from vae_manager.codec.kinds.kl.config import DEFAULT_NORM_GROUPS, KLConfig
-from vae_manager.codec.kinds.shapes import Shape, compare_shapes
+from vae_manager.codec.kinds.shapes import Shape, compare_shapes, kernel_of
 from vae_manager.errors import VaeFileError
+
+kernel_shape = partial(kernel_of, what="LiteVAE")
 
 LEVELS = 3
 """Wavelet levels; the latent's side is 2**LEVELS times smaller than the picture's."""
@@ -120,18 +123,18 @@ def size_of(config: LiteConfig) -> str | None:
 
 
 def _read_unet(shapes: Mapping[str, Shape], prefix: str) -> UNetConfig:
-    stem = kernel_of(shapes, f"{prefix}.in_layer.weight")
-    out = kernel_of(shapes, f"{prefix}.out_layer.weight")
+    stem = kernel_shape(shapes, f"{prefix}.in_layer.weight")
+    out = kernel_shape(shapes, f"{prefix}.out_layer.weight")
     count = count_of(shapes, re.escape(prefix) + r"\.encoder_blocks\.(\d+)\.conv_in\.weight")
-    widths = tuple(kernel_of(shapes, f"{prefix}.encoder_blocks.{i}.conv_in.weight")[0] for i in range(count))
+    widths = tuple(kernel_shape(shapes, f"{prefix}.encoder_blocks.{i}.conv_in.weight")[0] for i in range(count))
     return UNetConfig(stem[1], out[0], stem[0], widths, f"{prefix}.mid_block.res0.conv_in.scales" in shapes)
 
 
 def _read_decoder(shapes: Mapping[str, Shape], norm_groups: int) -> KLConfig:
-    latent_channels = kernel_of(shapes, "decoder.conv_in.weight")[1]
+    latent_channels = kernel_shape(shapes, "decoder.conv_in.weight")[1]
     kernel = "conv1.conv.weight" if "decoder.mid.block_1.conv1.scales" in shapes else "conv1.weight"
     levels = count_of(shapes, rf"decoder\.up\.(\d+)\.block\.0\.{re.escape(kernel)}")
-    channels = tuple(kernel_of(shapes, f"decoder.up.{level}.block.0.{kernel}")[0] for level in range(levels))
+    channels = tuple(kernel_shape(shapes, f"decoder.up.{level}.block.0.{kernel}")[0] for level in range(levels))
     if norm_groups < 1 or any(width % norm_groups for width in channels):
         raise VaeFileError(
             f"its decoder's {min(channels)} channels cannot be divided into {norm_groups} norm groups; a small VAE "
@@ -143,7 +146,7 @@ def _read_decoder(shapes: Mapping[str, Shape], norm_groups: int) -> KLConfig:
         decoder_channels=channels,
         decoder_blocks=count_of(shapes, rf"decoder\.up\.0\.block\.(\d+)\.{re.escape(kernel)}"),
         mid_attention="decoder.mid.attn_1.q.weight" in shapes,
-        image_channels=kernel_of(shapes, "decoder.conv_out.weight")[0],
+        image_channels=kernel_shape(shapes, "decoder.conv_out.weight")[0],
         norm_groups=norm_groups,
     )
 
@@ -158,20 +161,6 @@ def _check_fit(config: LiteConfig) -> None:
             f"its encoder makes {config.aggregator.out_channels} channels at 1/{config.ratio} of the size, its decoder "
             f"needs {2 * z} (mean and log-variance) at 1/{config.decoder.ratio}: they are of different VAEs"
         )
-
-
-def kernel_of(shapes: Mapping[str, Shape], name: str) -> Shape:
-    """The shape of a convolution's kernel.
-
-    Raises:
-        VaeFileError: it is missing, or no kernel.
-    """
-    shape = shapes.get(name)
-    if shape is None:
-        raise VaeFileError(f"its tensor {name!r} is missing: it is no whole LiteVAE")
-    if len(shape) != 4 or 0 in shape:
-        raise VaeFileError(f"its tensor {name!r} has the impossible shape {list(shape)}")
-    return shape
 
 
 def count_of(shapes: Mapping[str, Shape], pattern: str) -> int:

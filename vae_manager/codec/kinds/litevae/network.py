@@ -30,7 +30,7 @@ from vae_manager.codec.kinds.kl.config import DEFAULT_NORM_GROUPS
 from vae_manager.codec.kinds.kl.network import Decoder, ResnetBlock
 from vae_manager.codec.kinds.litevae.config import LEVELS, LiteConfig, UNetConfig, read_config
 from vae_manager.codec.kinds.litevae.names import litevae_names
-from vae_manager.codec.kinds.network import Network
+from vae_manager.codec.kinds.network import Network, built_around
 from vae_manager.codec.kinds.shapes import Shape
 
 UNET_NORM_EPS = 1e-5
@@ -226,10 +226,7 @@ def build_litevae(state: Mapping[str, Tensor], norm_groups: int = DEFAULT_NORM_G
     """
     tensors = {name: state[own] for name, own in litevae_names(state).items()}
     config = read_config({name: tuple(tensor.shape) for name, tensor in tensors.items()}, norm_groups)
-    with torch.device("meta"):
-        vae = LiteVAE(config)
-    vae.load_state_dict(tensors, strict=True, assign=True)
-    return vae.eval().requires_grad_(False)
+    return built_around(tensors, lambda: LiteVAE(config))
 
 
 def expected_shapes(config: LiteConfig) -> dict[str, Shape]:

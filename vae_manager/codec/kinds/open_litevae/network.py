@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vae_manager.codec.kinds.kl.network import Upsample
-from vae_manager.codec.kinds.litevae.config import SUB_BANDS, count_of, kernel_of
+from vae_manager.codec.kinds.litevae.config import SUB_BANDS, count_of, kernel_shape
 from vae_manager.codec.kinds.litevae.names import litevae_names
 from vae_manager.codec.kinds.litevae.network import SelfModulatedConv, conv, haar, norm
-from vae_manager.codec.kinds.network import Network
+from vae_manager.codec.kinds.network import Network, built_around
 from vae_manager.codec.kinds.shapes import Shape, compare_shapes
 from vae_manager.errors import VaeFileError
 
@@ -281,10 +281,7 @@ def build_open_litevae(state: Mapping[str, Tensor]) -> OpenLiteVAE:
     """
     tensors = {name: state[own] for name, own in litevae_names(state).items()}
     config = read_open_config({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    with torch.device("meta"):
-        vae = OpenLiteVAE(config)
-    vae.load_state_dict(tensors, strict=True, assign=True)
-    return vae.eval().requires_grad_(False)
+    return built_around(tensors, lambda: OpenLiteVAE(config))
 
 
 def read_open_config(shapes: Mapping[str, Shape]) -> OpenConfig:
@@ -298,8 +295,8 @@ def read_open_config(shapes: Mapping[str, Shape]) -> OpenConfig:
         count_of(shapes, r"encoder\.extractors\.(\d+)\.init_conv\.weight"),
         _read_unet(shapes, "encoder.extractors.0"),
         _read_unet(shapes, "encoder.aggregator"),
-        kernel_of(shapes, "decoder.conv_in.weight")[1],
-        tuple(kernel_of(shapes, f"decoder.up.{level}.block.0.conv1.conv.weight")[0] for level in range(levels)),
+        kernel_shape(shapes, "decoder.conv_in.weight")[1],
+        tuple(kernel_shape(shapes, f"decoder.up.{level}.block.0.conv1.conv.weight")[0] for level in range(levels)),
         count_of(shapes, r"decoder\.mid\.(\d+)\.conv1\.conv\.weight"),
         quant="quantizer.quant_conv.weight" in shapes,
     )
@@ -311,14 +308,14 @@ def read_open_config(shapes: Mapping[str, Shape]) -> OpenConfig:
 
 
 def _read_unet(shapes: Mapping[str, Shape], prefix: str) -> OpenUNetConfig:
-    stem = kernel_of(shapes, f"{prefix}.init_conv.weight")
+    stem = kernel_shape(shapes, f"{prefix}.init_conv.weight")
     blocks = count_of(shapes, re.escape(prefix) + r"\.mid_block\.(\d+)\.conv1\.weight")
     steps = count_of(shapes, re.escape(prefix) + r"\.down_blocks\.(\d+)\.0\.conv1\.weight")
-    inner = (kernel_of(shapes, f"{prefix}.down_blocks.{step}.{blocks}.weight")[0] for step in range(steps))
+    inner = (kernel_shape(shapes, f"{prefix}.down_blocks.{step}.{blocks}.weight")[0] for step in range(steps))
     widths = (stem[0], *inner)
     if any(width % NORM_GROUPS for width in widths):
         raise VaeFileError(f"its channels {list(widths)} cannot be divided into {NORM_GROUPS} norm groups")
-    return OpenUNetConfig(stem[1], kernel_of(shapes, f"{prefix}.conv_out.weight")[0], widths, blocks)
+    return OpenUNetConfig(stem[1], kernel_shape(shapes, f"{prefix}.conv_out.weight")[0], widths, blocks)
 
 
 def _check_fit(config: OpenConfig) -> None:

@@ -13,10 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import isqrt, prod
 
-from vae_manager.codec.kinds.shapes import Shape, compare_shapes
+from vae_manager.codec.kinds.shapes import Shape, compare_shapes, kernel_of
 from vae_manager.errors import VaeFileError
+
+_kernel = partial(kernel_of, what="tiny video VAE")
 
 MAX_LAYERS = 100
 """Of a half; published ones have 23 at most."""
@@ -169,15 +172,6 @@ def _decoder(shapes: Mapping[str, Shape]) -> Half:
             widths.append(_kernel(shapes, f"{layers[i + 1][0]}.weight")[0])
             blocks.append(0)
     return Half(first[1], last[0], tuple(widths), tuple(blocks[:-1]), tuple(frames))
-
-
-def _kernel(shapes: Mapping[str, Shape], name: str) -> Shape:
-    shape = shapes.get(name)
-    if shape is None:
-        raise VaeFileError(f"its tensor {name!r} is missing: it is no whole tiny video VAE")
-    if len(shape) != 4 or 0 in shape:
-        raise VaeFileError(f"its tensor {name!r} has the impossible shape {list(shape)}")
-    return shape
 
 
 # --- the tensors, written out so that a header is judged without torch

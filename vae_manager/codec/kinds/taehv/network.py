@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vae_manager.codec.kinds.network import Network
+from vae_manager.codec.kinds.network import Network, built_around
 from vae_manager.codec.kinds.taehv.config import Half, TaehvConfig, frames_of, read_config
 from vae_manager.codec.kinds.tiny.network import NO_NOISE, Clamp, conv, relu
 from vae_manager.errors import BadInputError
@@ -161,7 +161,4 @@ def build_taehv(state: Mapping[str, Tensor]) -> TinyVideoAutoencoder:
         VaeFileError: the tensors do not make a whole one.
     """
     config = read_config({name: tuple(tensor.shape) for name, tensor in state.items()})
-    with torch.device("meta"):
-        vae = TinyVideoAutoencoder(config)
-    vae.load_state_dict(dict(state), strict=True, assign=True)
-    return vae.eval().requires_grad_(False)
+    return built_around(state, lambda: TinyVideoAutoencoder(config))

@@ -19,14 +19,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from vae_manager.codec.kinds.network import Network
-from vae_manager.codec.kinds.shapes import Shape, compare_shapes
+from vae_manager.codec.kinds.network import Network, built_around
+from vae_manager.codec.kinds.shapes import Shape, compare_shapes, kernel_of
 from vae_manager.codec.kinds.tiny.names import taesd_names
 from vae_manager.errors import BadInputError, VaeFileError
+
+_first = partial(kernel_of, what="VAE of the TAESD family")
 
 LATENT_MAGNITUDE = 3.0
 """Latents are squashed into ±3 before decoding: 3 * tanh(z / 3)."""
@@ -189,10 +192,7 @@ def build_taesd(*states: Mapping[str, Tensor]) -> TinyAutoencoder:
             raise VaeFileError(f"both files hold a tiny {half}; one must be the encoder's and one the decoder's")
         tensors |= {name: state[own] for name, own in names.items()}
     encoder, decoder = read_configs({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    with torch.device("meta"):
-        vae = TinyAutoencoder(encoder, decoder)
-    vae.load_state_dict(tensors, strict=True, assign=True)
-    return vae.eval().requires_grad_(False)
+    return built_around(tensors, lambda: TinyAutoencoder(encoder, decoder))
 
 
 def read_configs(shapes: Mapping[str, Shape]) -> tuple[TinyConfig | None, TinyConfig | None]:
@@ -278,15 +278,6 @@ def _convolutions(shapes: Mapping[str, Shape]) -> tuple[Shape, Shape]:
     """Weight shapes of the first and the last layer."""
     numbers = [number for number, _ in _layers(shapes)]
     return _first(shapes, f"{numbers[0]}.weight"), _first(shapes, f"{numbers[-1]}.weight")
-
-
-def _first(shapes: Mapping[str, Shape], name: str) -> Shape:
-    shape = shapes.get(name)
-    if shape is None:
-        raise VaeFileError(f"its tensor {name!r} is missing: it is no whole VAE of the TAESD family")
-    if len(shape) != 4 or 0 in shape:
-        raise VaeFileError(f"its tensor {name!r} has the impossible shape {list(shape)}")
-    return shape
 
 
 def _has_pool(shapes: Mapping[str, Shape]) -> bool:
