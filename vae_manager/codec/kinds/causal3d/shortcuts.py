@@ -8,7 +8,7 @@ the first one is zeros; where it makes two of one, of the first pair the second 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -50,12 +50,12 @@ class Repeated:
     time: bool
     """One frame becomes two."""
 
-    @cached_property
-    def _sources(self) -> Tensor:
+    @lru_cache(maxsize=8)  # noqa: B019 (a few small ones; made once for a run, and not copied for each strip)
+    def _sources(self, device: torch.device) -> Tensor:
         """(2, 2, C'): which channel each pixel of a square is of."""
         frames = 2 if self.time else 1
         repeats = self.out * frames * 4 // self.channels
-        places = torch.arange(self.out * frames * 4).view(self.out, frames, 2, 2)[:, -1]
+        places = torch.arange(self.out * frames * 4, device=device).view(self.out, frames, 2, 2)[:, -1]
         return (places // repeats).permute(1, 2, 0)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -68,6 +68,7 @@ class Repeated:
         return rows // 2
 
     def add(self, x: Tensor, to: Tensor) -> None:
+        sources = self._sources(x.device)
         for i in range(2):
             for j in range(2):
-                to[..., i::2, j::2, :].add_(x[..., self._sources[i, j].to(x.device)])
+                to[..., i::2, j::2, :].add_(x[..., sources[i, j]])
