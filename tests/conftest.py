@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from vae_manager.codec.kinds.kl.config import KLConfig
 from vae_manager.codec.kinds.kl.network import AutoencoderKL
+
+os.environ["TRITON_INTERPRET"] = "1"
+"""Triton reads this when it is imported, in whichever test comes first: its kernels run on a CPU then."""
 
 SD1 = KLConfig(encoder_stem=32, encoder_channels=(32, 64, 128, 128), decoder_channels=(32, 64, 128, 128))
 """SD1's and SDXL's topology at a quarter of the width."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+
+import pytest
 import torch
 from torch.nn import functional as F
 
 from benchmarks.peers import OVERLAP, averaged_tiles, convolve_in_tiles
 from benchmarks.tiling import make_vae
+from vae_manager.errors import BadInputError
 
 
 @torch.no_grad()
@@ -43,3 +47,29 @@ def test_tiles_of_a_map_that_looks_at_nothing_else_are_the_whole():
     big = torch.rand(1, 3, 400, 320, generator=torch.Generator().manual_seed(1))
     halved = averaged_tiles(lambda tile: F.avg_pool2d(tile, 8), big, False, tile=32)
     assert torch.allclose(halved, F.avg_pool2d(big, 8), atol=1e-6)
+
+
+def test_the_gpus_benchmark_without_one(monkeypatch):
+    """Every subject gives the picture, and one that runs out of memory is a row all the same."""
+    from benchmarks import gpu
+
+    options = argparse.Namespace(device="cpu", dtype="float32", channels=32, sides=[64], rounds=1, compile=False)
+
+    def fails(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(gpu, "averaged_tiles", fails)
+    found, text = gpu.measure(options)
+    rows = {row["subject"]: row for row in found["rows"]}
+    assert rows["ComfyUI's tiles"]["milliseconds"] is None and "ComfyUI's tiles | out of memory" in text
+    others = [row for name, row in rows.items() if name != "ComfyUI's tiles"]
+    assert {"whole", "diffusers tiling", *(f"exact {mode}" for mode in "ABPCD")} <= set(rows)
+    assert all(row["max_error_levels"] < 0.01 and row["time_ratio"] > 0 for row in others)
+
+
+def test_the_gpus_benchmark_says_that_there_is_none(monkeypatch):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInputError, match="no GPU here"):
+        gpu.measure(argparse.Namespace(device="cuda", dtype="float16"))

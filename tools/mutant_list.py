@@ -216,6 +216,32 @@ CODEC = [
         strips_do_not_vary=(" + (counts * (means - mean).square()).sum(0)", ""),
     ),
     *of(
+        "codec/streaming/fused_kernels",
+        "tests/codec/test_fused.py",
+        a_row_begins_too_early=("begin = row * out_row +", "begin = row * width +"),
+        strips_of_one_tile_alone=("delta * delta * count * share", "0.0"),
+        a_short_last_piece_counts_whole=(
+            "tl.minimum(tl.maximum(pixels - piece * piece_pixels, 0), piece_pixels)",
+            "tl.minimum(pixels, piece_pixels) + 0 * piece",
+        ),
+    ),
+    *of(
+        "codec/streaming/kernels",
+        "tests/codec/test_fused.py::test_a_folded_doubling",
+        taps_that_meet_are_not_added=("[0, 1, 1], [1, 1, 0]", "[0, 1, 0], [0, 1, 0]"),
+        the_border_makes_outputs=("stride=2, padding=3)", "stride=2, padding=1)"),
+    ),
+    *of(
+        "codec/streaming/attention",
+        f"{STREAM}::test_equals_the_whole_in_float64",
+        bias_of_v_is_lost=("None if v_bias is None else out_weight @ v_bias, out_bias", "None, out_bias"),
+    ),
+    *of(
+        "codec/streaming/run",
+        "tests/codec/test_fused.py::test_nobody_waits_for_moments_that_stay_on_the_device",
+        moments_go_home_to_the_cpu=("moments = merge(parts, where)", "moments = merge(parts)"),
+    ),
+    *of(
         "codec/streaming/precision",
         f"{STREAM}::test_float16_does_not_overflow_where_the_whole_does",
         float16_overflows=(

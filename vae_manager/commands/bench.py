@@ -47,6 +47,17 @@ def causal_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=("decode", "encode"))
 
 
+def gpu_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--device", default="cuda", metavar="DEVICE", help="as torch calls it, such as cuda:1")
+    add("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    add("--channels", type=whole(32, 512, step=32), default=128, help="of the autoencoder's first level; SD has 128")
+    sides = {"nargs": "+", "default": [1024, 2048], "metavar": "PIXELS", "help": "of the square pictures"}
+    add("--sides", type=whole(64, 16384, step=8), **sides)
+    add("--rounds", type=whole(1, 1000), default=5, metavar="N")
+    add("--compile", action="store_true", help="the whole decode with torch.compile, too, which takes a while")
+
+
 def library_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--files", type=whole(1, 100000), default=300, metavar="N", help="VAEs, and as many checkpoints")
@@ -56,6 +67,7 @@ def library_arguments(parser: argparse.ArgumentParser) -> None:
 
 SUBJECTS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "tiling": ("the exact decode beside the whole one and other tilers", tiling_arguments),
+    "gpu": ("the exact decode on a GPU, beside the whole one and other tilers", gpu_arguments),
     "causal": ("a picture from a video autoencoder, as a 2-D network and as the 3-D one", causal_arguments),
     "swap": ("a change of VAE in a running WebUI beside its own way", swap_arguments),
     "color": ("colour correction beside other tools, on a set of pictures", color_arguments),

@@ -29,7 +29,8 @@ def attention_bytes(positions: int, channels: int, terms: Terms) -> int:
         # the kernel's own tiles, one set for each thread
         tiles = min(FUSED_QUERIES, positions) * (min(FUSED_KEYS, positions) + channels)
         scores = min(scores, 8 * tiles * torch.get_num_threads())
-    return item * channels * (positions * (2 + wide) + 4 * chunk + 4 * channels) + scores
+    weights = (4 if wide == 1 else 7) * channels  # of half precision, v and out are put together in float32
+    return item * channels * (positions * (2 + wide) + 4 * chunk + weights) + scores
 
 
 FUSED_QUERIES, FUSED_KEYS = 256, 512
@@ -77,8 +78,9 @@ def attend(
     flat = x.view(-1, x.shape[-1])
     normed = normalise(flat)
     q_weight, q_bias = _linear(q_layer, x)
-    out_weight, out_bias = _linear(out_layer, x, 2.0 ** -exponents[1])
-    k, v = (F.linear(normed, *_linear(layer, x))[None, None] for layer in (k_layer, v_layer))
+    value_weight, value_bias = _values(v_layer, out_layer, x, 2.0 ** -exponents[1])
+    k = F.linear(normed, *_linear(k_layer, x))[None, None]
+    v = F.linear(normed, value_weight)[None, None]
     chunk = query_chunk(flat.shape[0], budget)
     # Equal chunks: a short last one would cost as much as a full one on a GPU.
     chunk = math.ceil(flat.shape[0] / math.ceil(flat.shape[0] / chunk))
@@ -87,9 +89,22 @@ def attend(
         found = F.scaled_dot_product_attention(q, k, v)[0, 0]
         if exponents[0] != exponents[1]:
             x_rows *= 2.0 ** (exponents[0] - exponents[1])
-        x_rows += F.linear(found, out_weight, out_bias)
+        x_rows += found if value_bias is None else found.add_(value_bias)
         tick(x_rows.shape[0] / flat.shape[0])
     return x
+
+
+def _values(v_layer: Any, out_layer: Any, like: Tensor, factor: float) -> tuple[Tensor, Tensor | None]:
+    """v and out as one layer. Weights of a softmax add up to 1, so that
+
+        out(Σ p·(V n + v)) + o = Σ p·(O V n) + (O v + o)
+
+    and the projection of the result is none any more. Put together in float32 at least, and rounded once.
+    """
+    wide = like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))
+    (v_weight, v_bias), (out_weight, out_bias) = _linear(v_layer, wide), _linear(out_layer, wide, factor)
+    shifts = [shift for shift in (None if v_bias is None else out_weight @ v_bias, out_bias) if shift is not None]
+    return (out_weight @ v_weight).to(like.dtype), sum(shifts[1:], shifts[0]).to(like.dtype) if shifts else None
 
 
 def _linear(layer: Any, like: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor | None]:

@@ -83,6 +83,16 @@ def transformed(device: torch.device, dtype: torch.dtype, c_in: int, c_out: int,
     return device.type == "cpu" and dtype in (torch.float32, torch.float64) and min(c_in, c_out) >= least
 
 
+def folds(device: torch.device) -> bool:
+    """Whether nearest ×2 is folded into the convolution behind it. Of NVIDIA's library it was published that this is
+    fast (docs/tiling.md); of no other device is anything known."""
+    return device.type == "cuda" and not torch.version.hip
+
+
+FOLDED_TAPS = 16
+"""Of a 3×3 kernel behind a folded doubling: 4 products for each output."""
+
+
 def beside_direct(device: torch.device, numbers: int) -> int:
     """What a GPU's library takes for a 3×3 convolution, besides an input and a result of so many numbers.
 
@@ -146,6 +156,8 @@ def upsampled_conv3x3(weight: Tensor, bias: Tensor | None, scratch: Scratch) -> 
     c_out, c_in = weight.shape[:2]
     if transformed(weight.device, weight.dtype, c_in, c_out, upsampled=True):
         return _upsampled(weight, bias, scratch)
+    if folds(weight.device):
+        return _folded(weight, bias)
     convolve = _direct(weight, bias, 1)
 
     def run(buffer: Tensor) -> Tensor:
@@ -161,6 +173,28 @@ def _direct(weight: Tensor, bias: Tensor | None, stride: int) -> Kernel:
 
     def run(buffer: Tensor) -> Tensor:
         y = F.conv2d(buffer.permute(2, 0, 1)[None], weight, bias, stride=stride)
+        return y[0].permute(1, 2, 0).contiguous()
+
+    return run
+
+
+_FOLD = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+"""Taps of a kernel along one axis → those of a transposed convolution of stride 2 that does the same to pixels which
+were to be doubled: an output sees two of them, and where two taps meet the same pixel they are added."""
+
+
+def _folded(weight: Tensor, bias: Tensor | None) -> Kernel:
+    """Nearest ×2 and 3×3 as one transposed convolution of 4×4: nothing is doubled, and of 9 products 4 are left.
+
+    Sums of taps are made in float32 and rounded once.
+    """
+    fold = _FOLD.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+    taps = torch.einsum("ya,oiab,xb->ioyx", fold, weight.to(fold.dtype), fold)
+    taps = taps.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+
+    def run(buffer: Tensor) -> Tensor:
+        # 1 for the kernel's own reach, and 2 for the border of input pixels, which makes no output
+        y = F.conv_transpose2d(buffer.permute(2, 0, 1)[None], taps, bias, stride=2, padding=3)
         return y[0].permute(1, 2, 0).contiguous()
 
     return run

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from vae_manager.codec.streaming.constants import Constants
 
+CPU = torch.device("cpu")
+
 SHORT = 64
 """Pixels that are summed in float32 before float64 takes over. Some decoders have pixels a thousand times larger than
 the others (a few dark or bright dots in the picture): in one long float32 sum of squares, the others would be lost."""
@@ -23,7 +25,7 @@ the others (a few dark or bright dots in the picture): in one long float32 sum o
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance (biased, as normalisation layers use it) of each channel; float64 on the CPU."""
+    """Mean and variance (biased, as normalisation layers use it) of each channel; float64, where `home` says."""
 
     count: int
     mean: Tensor
@@ -32,6 +34,15 @@ class Moments:
     @property
     def finite(self) -> bool:
         return bool(torch.isfinite(self.mean).all() and torch.isfinite(self.var).all())
+
+
+def home(device: torch.device, dtype: torch.dtype) -> torch.device:
+    """Where the moments of maps on `device` are put together.
+
+    Every copy to the CPU waits for all that a GPU has to do. CUDA has float64, so they can stay there; of float16 the
+    CPU has to know how large a map gets before the next one is computed (`precision`). Others have no float64.
+    """
+    return device if device.type == "cuda" and dtype != torch.float16 else torch.device("cpu")
 
 
 def strip_moments(x: Tensor) -> tuple[int, Tensor, Tensor]:
@@ -56,13 +67,13 @@ def strip_moments(x: Tensor) -> tuple[int, Tensor, Tensor]:
     return count, mean, m2 / count
 
 
-def merge(parts: list[tuple[int, Tensor, Tensor]]) -> Moments:
+def merge(parts: list[tuple[int, Tensor, Tensor]], where: torch.device = CPU) -> Moments:
     """Moments of a map from those of its strips: M2 = Σ n·var + Σ n·(mean − m)² with m = Σ n·mean / Σ n."""
     total = sum(n for n, _, _ in parts)
-    counts = torch.tensor([n for n, _, _ in parts], dtype=torch.float64)[:, None]
     # one copy: each waits for all that the device has to do
-    found = torch.stack([*(mean for _, mean, _ in parts), *(var for _, _, var in parts)]).to("cpu").double()
+    found = torch.stack([*(mean for _, mean, _ in parts), *(var for _, _, var in parts)]).to(where).double()
     means, variances = found.chunk(2)
+    counts = torch.cat([means.new_full((1, 1), n) for n, _, _ in parts])
     mean = (counts * means).sum(0) / total
     m2 = (counts * variances).sum(0) + (counts * (means - mean).square()).sum(0)
     return Moments(total, mean, m2 / total)
@@ -75,14 +86,14 @@ def norm_affine(
 
     Every channel of a group has the same pixel count, so the group's variance is the mean of its channels'
     variances plus the variance of their means. A map that is stored as x·2^−exponent takes eps·4^−exponent: the
-    result is the same function of x. Returns two float64 tensors (C,) on the CPU.
+    result is the same function of x. Returns two float64 tensors (C,) where the moments are.
     """
     groups = norm.num_groups
     means, variances = moments.mean.view(groups, -1), moments.var.view(groups, -1)
     mean = means.mean(1, keepdim=True)
     var = variances.mean(1, keepdim=True) + (means - mean).square().mean(1, keepdim=True)
     rstd = torch.rsqrt(var + norm.eps * 4.0**-exponent).expand_as(means).reshape(-1)
-    weight, bias = (constants or Constants([norm])).of_norm(norm)
+    weight, bias = (constants or Constants([norm], means.device)).of_norm(norm)
     scale = rstd if weight is None else rstd * weight
     shift = -mean.expand_as(means).reshape(-1) * scale
     return scale, shift if bias is None else shift + bias

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vae_manager.codec.streaming import precision
+from vae_manager.codec.streaming import fused, precision
 from vae_manager.codec.streaming.chain import Chain, Stage
 from vae_manager.codec.streaming.constants import Constants
 from vae_manager.codec.streaming.flow import SPARE, Flow, NotFinite, Point, Run, Size, Waiting
 from vae_manager.codec.streaming.heap import Heap
 from vae_manager.codec.streaming.kernels import live_weight
-from vae_manager.codec.streaming.moments import Moments, merge, strip_moments
+from vae_manager.codec.streaming.moments import Moments, home, merge, strip_moments
 from vae_manager.codec.streaming.passes import Keep, Pass, passes
 from vae_manager.codec.streaming.plan import Plan, entering, pass_margin
 from vae_manager.codec.streaming.squares import as_pixels, as_squares
@@ -63,7 +63,8 @@ def stream(chain: Chain, picture: Tensor, plan: Plan, emit: Callable[[Tensor], N
         emit(strip if chain.leave is None else chain.leave(strip))
 
     heap = Heap(plan.peak_bytes, plan.device)
-    constants = Constants(step.norm for step in chain.steps if step.norm is not None)
+    norms = (step.norm for step in chain.steps if step.norm is not None)
+    constants = Constants(norms, home(plan.device, plan.dtype))
     run = Run(
         plan.device, plan.dtype, chain.padding, plan.attention_bytes, plan.sides[0], progress.tick, heap, constants
     )
@@ -149,13 +150,13 @@ class _Stage:
         measures = self._is_measured(todo.last)
         for strip in flow.strips:
             if measures:
-                parts.append(strip_moments(strip))
+                parts.append(self._moments(strip))
             if todo.keeps:
                 result.append(strip)
             self.run.tick(strip.shape[0] / flow.size.height)
             del strip
         if measures:
-            self.points[todo.last] = self._measured(merge(parts), flow.point.exponent)
+            self.points[todo.last] = self._measured(parts, flow.point.exponent)
         return result
 
     def _is_measured(self, i: int) -> bool:
@@ -164,9 +165,16 @@ class _Stage:
         following = steps[i + 1] if i + 1 < len(steps) else self.following
         return (self.rescales and self.run.dtype in HALF) or (following is not None and following.norm is not None)
 
-    def _measured(self, moments: Moments, exponent: int) -> Point:
-        if self.run.dtype in HALF and not moments.finite:
-            raise NotFinite
+    def _moments(self, strip: Tensor) -> tuple[int, Tensor, Tensor]:
+        return fused.moments(strip) if fused.fuses(self.run.device, self.run.dtype) else strip_moments(strip)
+
+    def _measured(self, parts: list[tuple[int, Tensor, Tensor]], exponent: int) -> Point:
+        where = home(self.run.device, self.run.dtype)
+        moments = merge(parts, where)
+        if where.type == "cpu" and self.run.dtype in HALF and not moments.finite:
+            raise NotFinite  # elsewhere the result tells, which NaN of any map have reached by then
+        if self.run.dtype != torch.float16:
+            return Point(moments, None, exponent)
         true = Moments(moments.count, moments.mean * 2.0**exponent, moments.var * 4.0**exponent)
         return Point(moments, precision.amplitude(true), exponent)
 
@@ -176,7 +184,7 @@ class _Stage:
         result = Map(whole.shape[0], self.run.device, self.storage)
         self.points[i] = Point()
         if self.rescales or self._is_measured(i):
-            self.points[i] = self._measured(merge([strip_moments(whole)]), before.exponent)
+            self.points[i] = self._measured([self._moments(whole)], before.exponent)
         result.append(whole)
         return result
 

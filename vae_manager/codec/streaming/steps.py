@@ -18,20 +18,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vae_manager.codec.streaming import precision
+from vae_manager.codec.streaming import fused, precision
 from vae_manager.codec.streaming.attention import affine, attend, attention_bytes
 from vae_manager.codec.streaming.flow import SPARE, Flow, Point, Price, Run, Size, Terms
 from vae_manager.codec.streaming.kernels import (
+    FOLDED_TAPS,
     SIDES,
     beside_direct,
     conv3x3,
+    folds,
     live_weight,
     transformed,
     upsampled_conv3x3,
     workspace,
 )
 from vae_manager.codec.streaming.moments import norm_affine
-from vae_manager.codec.streaming.pixel_norm import live_gain, pixel_normalised, pixel_normed
+from vae_manager.codec.streaming.pixel_norm import LEAST, live_gain, pixel_normalised, pixel_normed
 from vae_manager.codec.streaming.strips import (
     Edge,
     Map,
@@ -213,10 +215,12 @@ class Convolve:
     def _write(self, before: Point, run: Run) -> Write:
         if not self.normalises:
             return {"none": copy, "relu": relu}[self.activation]
-        activate = {"silu": _silu, "relu": torch.relu_}[self.activation]
+        activate, fuses = {"silu": _silu, "relu": torch.relu_}[self.activation], fused.fuses(run.device, run.dtype)
         if self.norm is None:
-            return pixel_normed(live_gain(self.pixel_norm, run.like), activate)
-        return normed(*run.affine(before, self.norm), activate)
+            gain = live_gain(self.pixel_norm, run.like)
+            return fused.pixel_normed(gain, self.activation, LEAST) if fuses else pixel_normed(gain, activate)
+        affine = run.affine(before, self.norm)
+        return fused.normed(*affine, self.activation) if fuses else normed(*affine, activate)
 
     def _shortcut(
         self, bias: Tensor | None, weight_factor: float, bias_factor: float, run: Run
@@ -248,7 +252,7 @@ class Convolve:
             carried += 2 * size.level_row * (size.level_lag + 2 * self._stride)
             extra += 3 * size.level
         extra += size.level
-        if terms.half:
+        if terms.half and not fused.fuses(terms.device, terms.dtype):
             # its moments are taken in float32, and so is what is normalised
             extra += 2 * made * terms.measures + (6 * self.c_in * size.area if self.normalises else 0)
         return Price(carried, weights, size.waiting + self.c_in * size.area + buffer + extra + made, scratch, work)
@@ -260,11 +264,16 @@ class Convolve:
             rows = size.longest + 1
             side = _side(size, terms.side)
             return *workspace(self.c_in, self.c_out, self._ups, side, rows, size.width), 0
-        doubled = 6 * self.c_in * size.area if self._ups else 0
         numbers, taps = prod(self._shape), float(self._shape[2])
         if not self._lag:
-            return numbers, 0, taps, doubled
-        made, read = self.c_out * found.area, self.c_in * (found.area if self._ups else size.area)
+            return numbers, 0, taps, 0
+        doubled, read = 0, self.c_in * size.area
+        if self._ups and folds(terms.device):
+            # its taps are put together in float32
+            numbers, taps = self.c_in * self.c_out * 3 * FOLDED_TAPS, FOLDED_TAPS / 4
+        elif self._ups:
+            doubled, read = 6 * self.c_in * size.area, self.c_in * found.area
+        made = self.c_out * found.area
         # a convolution may return another memory format
         return numbers, 0, taps, doubled + made + beside_direct(terms.device, read + made)
 
