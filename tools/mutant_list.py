@@ -218,7 +218,7 @@ CODEC = [
     *of(
         "codec/streaming/fused_kernels",
         "tests/codec/test_fused.py",
-        a_row_begins_too_early=("begin = row * out_row +", "begin = row * width +"),
+        a_row_begins_too_early=("return row * out_row +", "return row * width +"),
         strips_of_one_tile_alone=("delta * delta * count * share", "0.0"),
         a_short_last_piece_counts_whole=(
             "tl.minimum(tl.maximum(pixels - piece * piece_pixels, 0), piece_pixels)",

@@ -22,11 +22,18 @@ def _activated(y, activation: tl.constexpr):
 
 
 @triton.jit
+def _place(pixel, width, out_row, channels):
+    """Where a pixel of a strip begins in a result whose rows begin `out_row` numbers behind one another."""
+    row = pixel // width
+    return row * out_row + (pixel - row * width) * channels
+
+
+@triton.jit
 def normed_strip(
     x, scale, shift, out, pixels, channels, width, out_row,
     activation: tl.constexpr, tile_pixels: tl.constexpr, tile_channels: tl.constexpr,
 ):  # fmt: skip
-    """out = activation(x · scale + shift); a row of `out` begins `out_row` numbers behind the one before."""
+    """out = activation(x · scale + shift)."""
     pixel = tl.program_id(0).to(tl.int64) * tile_pixels + tl.arange(0, tile_pixels)
     channel = tl.program_id(1) * tile_channels + tl.arange(0, tile_channels)
     inside = (pixel < pixels)[:, None] & (channel < channels)[None, :]
@@ -34,9 +41,11 @@ def normed_strip(
     plus = tl.load(shift + channel, mask=channel < channels, other=0.0)
     y = tl.load(x + pixel[:, None] * channels + channel[None, :], mask=inside, other=0.0).to(tl.float32)
     y = _activated(y * times[None, :] + plus[None, :], activation)
-    row = pixel // width
-    begin = row * out_row + (pixel - row * width) * channels
-    tl.store(out + begin[:, None] + channel[None, :], y.to(out.dtype.element_ty), mask=inside)
+    tl.store(
+        out + _place(pixel, width, out_row, channels)[:, None] + channel[None, :],
+        y.to(out.dtype.element_ty),
+        mask=inside,
+    )
 
 
 @triton.jit
@@ -52,9 +61,11 @@ def pixel_normed_strip(
     y = tl.load(x + pixel[:, None] * channels + channel[None, :], mask=inside, other=0.0).to(tl.float32)
     length = tl.maximum(tl.sqrt(tl.sum(y * y, axis=1)), least)
     y = _activated(y / length[:, None] * times[None, :], activation)
-    row = pixel // width
-    begin = row * out_row + (pixel - row * width) * channels
-    tl.store(out + begin[:, None] + channel[None, :], y.to(out.dtype.element_ty), mask=inside)
+    tl.store(
+        out + _place(pixel, width, out_row, channels)[:, None] + channel[None, :],
+        y.to(out.dtype.element_ty),
+        mask=inside,
+    )
 
 
 @triton.jit
