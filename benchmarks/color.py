@@ -475,11 +475,15 @@ def named_from_pixels(pictures: ColorSet, limit: int) -> Iterator[Row]:
 
 
 ROUNDS = 10
+IN_LATENTS = "the mean of all latents before, in latents"
+LOW = 4
+"""Latent pixels of the blocks whose means are a latent's low frequencies."""
 HELD: dict[str, Callable[[Tensor, list[Tensor]], Tensor]] = {
     "nothing": lambda new, before: new,
     "the picture before": lambda new, before: hold(new, before[-1]),
     "the first picture": lambda new, before: hold(new, before[0]),
     "the mean of all before": lambda new, before: hold(new, torch.stack(before).mean(0)),
+    IN_LATENTS: lambda new, before: new,
 }
 
 
@@ -496,9 +500,12 @@ def edit_rounds(pictures: ColorSet, limit: int) -> Iterator[Row]:
             rng, drift, contrast = np.random.default_rng(17), [], []
             for index, photo in enumerate(photos):
                 kept, last, painted = [photo], photo, torch.zeros(photo.shape[1:], dtype=torch.bool)
+                latents: list[Tensor] = []
                 for _ in range(ROUNDS):
                     given = _patched(last, photos[index - 1], painted, rng) if edits else last
-                    new = (decode(vae, latent_of(encode(vae, given[None] * 2 - 1)))[0] / 2 + 0.5).clamp(0, 1)
+                    latents.append(latent_of(encode(vae, given[None] * 2 - 1)))
+                    latent = _aligned(latents) if name == IN_LATENTS else latents[-1]
+                    new = (decode(vae, latent)[0] / 2 + 0.5).clamp(0, 1)
                     last = to_levels(way(new, [*kept[:-1], given])).float() / 255
                     kept.append(last)
                 drift.append(_block_drift(last, photo, painted))
@@ -511,6 +518,16 @@ def edit_rounds(pictures: ColorSet, limit: int) -> Iterator[Row]:
                 "worst": round(max(drift), 2),
                 "contrast_change_percent": round(100 * float(np.median(contrast)), 2),
             }
+
+
+def _aligned(latents: list[Tensor]) -> Tensor:
+    """The last latent with the low frequencies that the rounds before have had on average (VAE-LFA's idea,
+    arXiv 2605.08250, made anew)."""
+    last = latents[-1]
+    if len(latents) == 1:
+        return last
+    off = torch.stack(latents[:-1]).mean(0) - last
+    return last + F.interpolate(F.avg_pool2d(off, LOW, ceil_mode=True), last.shape[2:], mode="bilinear")
 
 
 def _patched(v: Tensor, other: Tensor, painted: Tensor, rng: np.random.Generator) -> Tensor:
