@@ -16,6 +16,7 @@ import argparse
 import importlib
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -35,8 +36,9 @@ from torch.nn import functional as F
 from tools.build_color_set import FAULTS, fault_matrix
 from tools.fit_color_pools import LIKELY, pool
 from tools.real_faults import FAULTS as REAL_FAULTS
-from tools.real_faults import OVERSHOOTS, Case, case, draw
+from tools.real_faults import OVERSHOOTS, Case, case, draw, rounded
 from vae_manager.codec.build import build_kl
+from vae_manager.codec.kinds.tiny.network import build_taesd
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.color.bake import fold_decoder
 from vae_manager.color.correct import correct, to_levels, treat
@@ -325,7 +327,7 @@ def calibrated(pictures: ColorSet, limit: int) -> Row:
         fitted, _ = fit_map(source, target)
         fresh = pictures.load(pictures.good[rng.integers(len(pictures.good))])
         bad = affine(fresh, matrix)
-        recovery.append(1 - delta_e(apply(bad, fitted), fresh) / delta_e(bad, fresh))
+        recovery.append(1 - delta_e(correct(bad, fitted, clip=True), fresh) / delta_e(bad, fresh))
     return {"maps": len(recovery), "recovery": _median(np.array(recovery)), "p10": _percentile(recovery, 10)}
 
 
@@ -552,12 +554,20 @@ TRIPS = 5
 """Faulty VAEs of each kind whose round trip is looked at."""
 
 
+def trip_vae() -> Any:
+    """The demo VAE, or the tiny one whose halves `TINY_VAE` names, "ENCODER,DECODER"."""
+    if not (halves := os.environ.get("TINY_VAE")):
+        return build_kl(*load_kl_state(open_file(str(DEMO)), torch.float32))
+    return build_taesd(*(torch.load(half, weights_only=True) for half in halves.split(",")))
+
+
 def by_round_trip(pictures: ColorSet, limit: int) -> Iterator[Row]:
-    """One picture, where the VAE's own round trip is known: the demo VAE with each fault behind its decoder."""
-    vae = build_kl(*load_kl_state(open_file(str(DEMO)), torch.float32))
+    """One picture, where the VAE's own round trip is known: a VAE with each fault behind its decoder. Its pictures
+    come as in a WebUI, clipped to [0, 1] but not rounded yet, and are rounded once they are corrected."""
+    vae = trip_vae()
     rng, entries = np.random.default_rng(33), pictures.good[:: max(1, len(pictures.good) // limit)]
     found = undoing(round_trip(vae))
-    yield {"of": "the demo VAE as it is", "moved": found is None or not is_identity(found)}
+    yield {"of": "the VAE as it is", "moved": found is None or not found.nothing}
     for kind in REAL_FAULTS:
         results = []
         for part in range(TRIPS):
@@ -566,7 +576,9 @@ def by_round_trip(pictures: ColorSet, limit: int) -> Iterator[Row]:
             undone = undoing(round_trip(faulty_vae))
             for index, entry in enumerate(entries[part::TRIPS]):
                 one = case(pictures.load(entry), fault, OVERSHOOTS[index % len(OVERSHOOTS)], rng)
-                results.append(_judged(one, apply(one.bad, diagnose(Evidence(one.bad, trip=undone)).matrix)))
+                shown = one.raw.clamp(0, 1)
+                done, told = treat(shown, diagnose(Evidence(shown, trip=undone)))
+                results.append(_judged(one, rounded(done) if told.corrects else one.bad))
         yield {"of": kind.__name__} | _found_and_undone(results)
 
 

@@ -130,3 +130,7 @@ def test_no_empty_codes_on_a_ramp():
     eight_bit = (faded * 255).round() / 255
     codes = (apply(eight_bit, adjustment(contrast=1 / 0.65)) * 255).round().int()[0, 0].unique()
     assert (codes.diff() > 1).any()  # what the float path avoids
+
+
+def test_whole_numbers_are_levels_too():
+    assert torch.allclose(stretch(0, 1, 1.25), adjustment(saturation=1.25))

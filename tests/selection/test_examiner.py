@@ -18,11 +18,13 @@ from tests.selection.conftest import TINY, World
 from vae_manager.errors import VaeFileError
 from vae_manager.library import hashing
 from vae_manager.library.files import vae_file
-from vae_manager.library.hashing import HashCache, sha256_of
+from vae_manager.library.hashing import HashCache, sha256_of, stamp_of
+from vae_manager.library.health import trip_of
 from vae_manager.selection import examiner as module
 from vae_manager.selection.checkpoint import FactsCache
 from vae_manager.selection.examiner import Examiner, Progress
-from vae_manager.store import open_store
+from vae_manager.selection.facts import REVISION
+from vae_manager.store import file_key, open_store
 
 WAIT = 120.0
 """Seconds after which something hangs: no test takes them, also on a busy machine."""
@@ -258,7 +260,17 @@ def test_a_round_trip_is_made_of_what_is_in_doubt_only_and_kept(
     facts = FactsCache(open_store(tmp_path / "home"))
     trip = facts.trip(doubted)
     assert trip is not None and trip.psnr < 15  # random weights give no picture back
+    assert trip == trip_of(doubted)
     assert facts.trip(other) is None and facts.trip(vae_file(junk)) is None
+
+
+@pytest.mark.parametrize("row", [{"contrast": 1.0}, {"curve": None}, {"curve": [0.0, 1.0]}, {"curve": ["a"] * 4}])
+def test_a_round_trip_that_is_kept_otherwise_is_none(world: World, tmp_path: Path, row: dict[str, object]):
+    file, store = vae_file(world.vae("a.safetensors")), open_store(tmp_path / "other")
+    whole = {"contrast": 1.0, "brightness": 0.0, "psnr": 30.0, "chroma": 1.0, "curve": [0.0, 1.0, 0.0, 0.0]}
+    for kept, known in ((whole, True), (whole | row if "curve" in row else row, False)):
+        store.put(f"trip {REVISION}", file_key(file.path), stamp_of(file), kept)
+        assert (FactsCache(store).trip(file) is not None) == known
 
 
 def test_a_round_trip_stops_between_two_pictures(world: World, caches):

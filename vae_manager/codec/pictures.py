@@ -16,6 +16,9 @@ from vae_manager.codec.picture_files import encoded, open_picture, shown
 from vae_manager.errors import BadInputError
 from vae_manager.writing import save_tensors, write_whole
 
+LUMA = (0.2126, 0.7152, 0.0722)
+"""Weights of Rec. ITU-R BT.709, applied to gamma RGB."""
+
 WRITTEN = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".safetensors", ".npy")
 """Endings that `save_picture` knows."""
 

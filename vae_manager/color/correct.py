@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vae_manager.color.diagnose import NAN
 from vae_manager.color.evidence import Finding
-from vae_manager.color.matrix import apply, apply_finite, blend, is_identity
+from vae_manager.color.matrix import STRAIGHT, Curve, apply, apply_finite, blend, blend_curve, is_identity
 from vae_manager.color.statistics import all_finite
 
 
@@ -17,18 +17,29 @@ def treat(pixels: Tensor, found: Finding, strength: float = 1.0) -> tuple[Tensor
     That costs next to nothing where a map is applied. Returns the very same picture where there is nothing to do or
     a value is not finite, and then `NAN`.
     """
-    out = correct(pixels, found.matrix, strength)
+    out = correct(pixels, found.matrix, strength, curve=found.curve, clip=found.clips)
     return out, NAN if out is pixels and not all_finite(pixels) else found
 
 
-def correct(pixels: Tensor, matrix: Tensor, strength: float = 1.0, changed: Tensor | None = None) -> Tensor:
+def correct(
+    pixels: Tensor,
+    matrix: Tensor,
+    strength: float = 1.0,
+    changed: Tensor | None = None,
+    *,
+    curve: Curve = STRAIGHT,
+    clip: bool = False,
+) -> Tensor:
     """The corrected picture (3, H, W) or batch; the very same object where there is nothing to do.
 
-    `changed` (H, W): where it is 0 (the untouched part of an inpaint) pixels stay bit for bit as they are, between
-    0 and 1 they are mixed.
+    Args:
+        changed: (H, W): where it is 0 (the untouched part of an inpaint) pixels stay bit for bit as they are, between
+            0 and 1 they are mixed.
+        curve: every channel goes through it before the map.
+        clip: `Finding.clips`.
     """
-    matrix = blend(matrix, strength)
-    if is_identity(matrix) or (out := apply_finite(pixels, matrix)) is None:
+    matrix, curve = blend(matrix, strength), blend_curve(curve, strength)
+    if (is_identity(matrix) and curve == STRAIGHT) or (out := apply_finite(pixels, matrix, curve, clip)) is None:
         return pixels
     if changed is None:
         return out

@@ -6,6 +6,8 @@ the VAE's own round trip → the session's pool → the picture alone. Nothing h
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,9 @@ from vae_manager.color.matrix import is_identity
 from vae_manager.color.pool import MIN_PICTURES, MIN_VETO, Ends, Verdict, different, too_strong, verdict
 from vae_manager.color.reference import MAX_RESIDUAL, fit_reference
 from vae_manager.color.statistics import Statistics, statistics
+
+if TYPE_CHECKING:
+    from vae_manager.color.trip import Undoing
 
 BLACK = 4 / 255
 
@@ -37,7 +42,7 @@ def diagnose(known: Evidence) -> Finding:
     if (calibration := known.calibration) is not None:
         looks = f"{WASHED_OUT}: " if _pale(calibration) else f"{TOO_STRONG}: " if _strong(calibration) else ""
         reason = f"{looks}this checkpoint's VAE was calibrated against a reference VAE"
-        return Finding("calibration", 0.98, reason, calibration, _pale(calibration), score)
+        return Finding("calibration", 0.98, reason, calibration, clips=True, washed_out=_pale(calibration), score=score)
     note = ""
     if (reference := known.reference) is not None:
         found = fit_reference(known.pixels, reference.pixels, reference.changed)
@@ -84,16 +89,17 @@ def _by_reference(matrix: Tensor, residual: float, score: float, called: str) ->
         return Finding("none", confidence, f"its colours agree with {called}", score=score)
     pale = _pale(matrix)
     looks = WASHED_OUT if pale else TOO_STRONG if _strong(matrix) else "colours shifted"
-    return Finding("reference", confidence, f"{looks}, held against {called}", matrix, pale, score)
+    reason = f"{looks}, held against {called}"
+    return Finding("reference", confidence, reason, matrix, washed_out=pale, score=score)
 
 
-def _by_trip(matrix: Tensor, score: float, note: str) -> Finding:
+def _by_trip(undone: Undoing, score: float, note: str) -> Finding:
     """The VAE's own round trip: what it gives back paler is its fault, and what it gives back is its pictures' look."""
-    if is_identity(matrix):
+    if undone.nothing:
         reason = f"left alone: in a round trip its VAE gave black and white back{note}"
         return Finding("none", 0.95, reason, score=score)
     reason = f"{WASHED_OUT}: its VAE gives pictures back paler than they were{note}"
-    return Finding("round trip", 0.95, reason, matrix, True, score)
+    return Finding("round trip", 0.95, reason, undone.matrix, undone.curve, True, True, score)
 
 
 def _by_pool(own: list[Statistics], score: float, note: str) -> Finding | None:
@@ -108,7 +114,8 @@ def _by_pool(own: list[Statistics], score: float, note: str) -> Finding | None:
         return Finding("none", 1 - 1 / count, f"{_nothing_seen(found.ends, count)}{note}", score=score)
     if count < MIN_PICTURES:
         return None
-    return Finding("session", 1 - 1 / count, f"{WASHED_OUT}: {_lacking(found, count)}{note}", found.matrix, True, score)
+    reason = f"{WASHED_OUT}: {_lacking(found, count)}{note}"
+    return Finding("session", 1 - 1 / count, reason, found.matrix, washed_out=True, score=score)
 
 
 def _lacking(found: Verdict, count: int) -> str:
@@ -136,7 +143,7 @@ def _by_picture(seen: Statistics, score: float, matrix: Tensor, note: str) -> Fi
         return Finding("none", 1 - score, f"not washed out, as far as one picture tells{note}", score=score)
     sure = "washed out" if score > SURE[1] else "probably washed out"
     reason = f"{sure}: nothing in it is near black or near white, and its colours are pale{note}"
-    return Finding("picture", score, reason, matrix, True, score)
+    return Finding("picture", score, reason, matrix, washed_out=True, score=score)
 
 
 def _pale(matrix: Tensor) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from vae_manager.color.faults import Fault
-from vae_manager.color.matrix import identity, is_identity
+from vae_manager.color.matrix import STRAIGHT, Curve, identity, is_identity
 from vae_manager.color.statistics import Statistics
+
+if TYPE_CHECKING:
+    from vae_manager.color.trip import Undoing
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +39,9 @@ class Evidence:
     calibration: Tensor | None = None
     """The map (3, 4) that was measured for this checkpoint and VAE."""
     reference: Reference | None = None
-    trip: Tensor | None = None
-    """The map (3, 4) that undoes what a round trip through this VAE does to pictures, the identity where that is
-    nothing (`trip.undoing`); None: not known."""
+    trip: Undoing | None = None
+    """What undoes that which a round trip through this VAE does to pictures, perhaps nothing (`trip.undoing`); None:
+    not known."""
     pool: Sequence[Statistics] = ()
     """Of pictures of the same checkpoint and VAE, oldest first; this one may be among them."""
     seen: Statistics | None = None
@@ -58,6 +61,11 @@ class Finding:
     """For the user, without a full stop."""
     matrix: Tensor = field(default_factory=identity)
     """(3, 4) float64 on gamma RGB in [0, 1]."""
+    curve: Curve = STRAIGHT
+    """What every channel goes through before the map."""
+    clips: bool = False
+    """Whether each channel is clipped by itself where the map takes it out of [0, 1], instead of the colour being
+    pulled toward its luma: where what a VAE does is known, that is what a sound one's picture would have met."""
     washed_out: bool = False
     score: float = 0.0
     """How washed out the picture looks by itself, 0 to 1, whatever else is known."""
@@ -67,7 +75,7 @@ class Finding:
     @property
     def corrects(self) -> bool:
         """Whether there is anything to apply."""
-        return not is_identity(self.matrix)
+        return self.curve != STRAIGHT or not is_identity(self.matrix)
 
     def document(self) -> dict[str, Any]:
         """For JSON."""

@@ -6,14 +6,22 @@ its inverse is one too. Matrices are float64 tensors (3, 4); pictures (3, H, W) 
 
 from __future__ import annotations
 
+from enum import Enum
+from typing import TypeAlias
+
 import numpy as np
 import torch
 from torch import Tensor
 
-LUMA = (0.2126, 0.7152, 0.0722)
-"""Weights of Rec. ITU-R BT.709, applied to gamma RGB."""
+from vae_manager.codec.pictures import LUMA
 
-CHUNK = 1 << 17
+Curve: TypeAlias = tuple[float, float, float, float]
+"""A polynomial for levels, the same for all channels, the constant first."""
+
+STRAIGHT: Curve = (0.0, 1.0, 0.0, 0.0)
+"""The one that changes nothing."""
+
+CHUNK = 1 << 16
 """Pixels worked on at a time: more leave the cache between the map and the gamut step, fewer cost too many calls."""
 
 FEW = 1 / 2
@@ -50,6 +58,12 @@ def blend(matrix: Tensor, strength: float) -> Tensor:
     return torch.lerp(identity(), matrix, strength)
 
 
+def blend_curve(curve: Curve, strength: float) -> Curve:
+    """Likewise."""
+    constant, first, second, third = (s + strength * (c - s) for s, c in zip(STRAIGHT, curve, strict=True))
+    return constant, first, second, third
+
+
 def adjustment(contrast: float = 1.0, brightness: float = 0.0, saturation: float = 1.0) -> Tensor:
     """By hand: saturation around luma, then contrast around mid-grey, then brightness added. 1, 0, 1 change nothing."""
     a = saturation * torch.eye(3, dtype=torch.float64) + (1 - saturation) * _luma_rows()
@@ -59,7 +73,8 @@ def adjustment(contrast: float = 1.0, brightness: float = 0.0, saturation: float
 
 def stretch(black: float, white: float, saturation: float = 1.0) -> Tensor:
     """Take the grey `black` to 0 and the grey `white` to 1, with saturation around luma on top."""
-    matrix = np.full((3, 4), -black)  # numpy: made for every picture, and torch takes three times as long for so little
+    # numpy: made for every picture, and torch takes three times as long for so little
+    matrix = np.full((3, 4), -float(black))
     matrix[:, :3] = saturation * np.eye(3) + (1 - saturation) * np.array(LUMA)
     return torch.from_numpy(matrix / (white - black))
 
@@ -75,35 +90,53 @@ def apply(pixels: Tensor, matrix: Tensor) -> Tensor:
     it is. The work is done in main memory with numpy, whose operations on cache-sized pieces took a half to a third
     of torch's time. What is not finite stays so.
     """
-    return pixels if is_identity(matrix) else _mapped(pixels, matrix, fit=True)[0]
+    return pixels if is_identity(matrix) else _mapped(pixels, matrix, Into.GAMUT)[0]
 
 
-def apply_finite(pixels: Tensor, matrix: Tensor) -> Tensor | None:
-    """`apply`, or None where a value is NaN or infinite; looking for it costs next to nothing here."""
-    out, finite = _mapped(pixels, matrix, fit=True)
+def apply_finite(pixels: Tensor, matrix: Tensor, curve: Curve = STRAIGHT, clip: bool = False) -> Tensor | None:
+    """`apply`, or None where a value is NaN or infinite; looking for it costs next to nothing here.
+
+    Args:
+        curve: every channel goes through it before the map.
+        clip: each channel is clipped to [0, 1] by itself instead of being pulled back with the others.
+    """
+    out, finite = _mapped(pixels, matrix, Into.CUBE if clip else Into.GAMUT, curve)
     return out if finite else None
 
 
 def affine(pixels: Tensor, matrix: Tensor) -> Tensor:
     """A·v + o, without the gamut step; float32, or float64 for float64 pictures."""
-    return _mapped(pixels, matrix, fit=False)[0]
+    return _mapped(pixels, matrix, Into.NOTHING)[0]
 
 
-def _mapped(pixels: Tensor, matrix: Tensor, fit: bool) -> tuple[Tensor, bool]:
-    """The mapped picture, and with `fit` whether all of it was finite."""
+class Into(Enum):
+    """What becomes of colours that a map takes out of [0, 1]."""
+
+    NOTHING = "stay"
+    GAMUT = "are pulled toward their luma"
+    CUBE = "are clipped"
+
+
+def _mapped(pixels: Tensor, matrix: Tensor, into: Into, curve: Curve = STRAIGHT) -> tuple[Tensor, bool]:
+    """The mapped picture, and whether all of it was finite, which is looked at where it goes into something."""
     wide = pixels if pixels.dtype == torch.float64 else pixels.float()
     source = wide.detach().cpu().contiguous().numpy()
     out = np.empty_like(source)
     a, o = matrix[:, :3].numpy().astype(source.dtype), matrix[:, 3:].numpy().astype(source.dtype)
     room = min(CHUNK, source.shape[-2] * source.shape[-1])
     scratch = np.empty((4, room), source.dtype)
+    bent = None if curve == STRAIGHT else np.empty((3, room), source.dtype)
+    ones = np.ones(room if into is Into.CUBE else 0, source.dtype)
     few = _Few()
     finite = True
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found, not warned about
         for before, after in zip(_chunks(source), _chunks(out), strict=True):
-            np.matmul(a, before, out=after)
+            np.matmul(a, before if bent is None else _bend(before, curve, bent), out=after)
             after += o
-            if not fit or not (outside := _outside(after, scratch)).size:
+            if into is Into.CUBE:
+                finite &= _into_cube_(after, ones)
+                continue
+            if into is Into.NOTHING or not (outside := _outside(after, scratch)).size:
                 continue
             if outside.size <= FEW * after.shape[1]:
                 few.add(after, outside)
@@ -167,6 +200,25 @@ def into_gamut_(v: np.ndarray, scratch: np.ndarray | None = None) -> None:
         low *= t
         low += y
         _clip(low, out=channel)
+
+
+def _bend(v: np.ndarray, curve: Curve, room: np.ndarray) -> np.ndarray:
+    """The curve of every value of v (3, P), in `room` (3, ≥ P)."""
+    out = room[:, : v.shape[1]]
+    constant, first, second, third = (v.dtype.type(c) for c in curve)
+    np.multiply(v, third, out=out)
+    for coefficient in (second, first):
+        out += coefficient
+        out *= v
+    out += constant
+    return out
+
+
+def _into_cube_(v: np.ndarray, ones: np.ndarray) -> bool:
+    """Clip v (3, P), in place; whether all of it was finite: one value that is not makes the sum so."""
+    sums = v @ ones[: v.shape[1]]
+    np.clip(v, 0, 1, out=v)
+    return bool(np.isfinite(sums).all())
 
 
 def _outside(v: np.ndarray, scratch: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from vae_manager.codec.kinds.kl.network import AutoencoderKL
 from vae_manager.codec.kinds.shapes import Padding
+from vae_manager.codec.pictures import LUMA
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.errors import VaeFileError
 from vae_manager.library.digest import Progress
@@ -38,12 +39,12 @@ from vae_manager.library.tensors import TensorFile, open_tensors
 PALEST = 0.85
 """Contrast that a VAE must give back."""
 
-MIDDLE = 0.5
-"""Brightness up to so far from mid-grey, where black is -1 and white 1."""
-
 BLOCK = 16
 """Pixels: contrast and faithfulness are measured on the means of blocks of this side. Every VAE loses fine detail,
 which would look like a loss of contrast; none loses what is as large as this."""
+
+DEGREE = 3
+"""Of the polynomial that levels follow: what lifts black by a bend and what flattens both ends are near to one."""
 
 FAITHFUL = MappingProxyType({"sd1": 22.0, "sdxl": 22.0, "sd3": 24.0, "flux": 24.0, "flux2": 24.0})
 """PSNR in dB that block means must reach, contrast and brightness aside. Whole pictures come back with 23 to 25 dB
@@ -55,15 +56,16 @@ class RoundTrip:
     """What encoding and decoding does to the bundled pictures."""
 
     contrast: float
-    """Slope of the straight line from what went in to what came out (brightness of block means)."""
+    """Slope of the straight line from what went in to what came out (luma of block means)."""
     brightness: float
     """The line's offset, where black is -1 and white 1."""
     psnr: float
     """How well the line explains what came out, in dB, all three colours."""
     chroma: float = 1.0
-    """Slope of the line from the colours that went in to those that came out, each less its grey."""
-    middle: float = 0.0
-    """The slope of the brightness again, by the middle tones alone: a curve that flattens the ends leaves them."""
+    """Slope of the line to the colours that came out, less their luma, from those that the curve alone makes."""
+    curve: tuple[float, ...] = (0.0, 1.0, 0.0, 0.0)
+    """The polynomial that takes levels, from 0 to 1, to those that come out, the constant first; black and white as
+    they are: 0, 1, 0, 0."""
 
 
 def examine(
@@ -142,15 +144,19 @@ def round_trip(vae: AutoencoderKL, progress: Progress | None = None) -> RoundTri
         if progress is not None:
             progress(len(decoded), len(pictures))
     before, after = (F.avg_pool2d(x.cpu().double(), BLOCK) for x in (pictures, torch.cat(decoded)))
-    grey, grey_after = before.mean(dim=1), after.mean(dim=1)
-    contrast, brightness = _line(grey, grey_after)
-    middle, _ = _line(*(x[grey.abs() < MIDDLE] for x in (grey, grey_after)))
+    contrast, brightness = _line(_luma(before), _luma(after))
     slope, offset = _line(before, after)
     # an error weighs more where little is left of the picture
     error = (after - slope * before - offset) / max(abs(slope), 0.05)
     psnr = 10 * math.log10(4 / max(error.square().mean().item(), 1e-12)) if math.isfinite(slope) else 0.0
-    chroma, _ = _line(*(x - x.mean(dim=1, keepdim=True) for x in (before, after)))
-    return RoundTrip(contrast, brightness, psnr, chroma, middle)
+    if not math.isfinite(slope):
+        return RoundTrip(contrast, brightness, psnr)
+    # powers before the means of blocks: those of the means would miss what a bend does within blocks
+    powers = [F.avg_pool2d((pictures.cpu().double() / 2 + 0.5) ** power, BLOCK) for power in range(DEGREE + 1)]
+    curve = _curve(powers, after / 2 + 0.5)
+    alone = torch.stack([factor * power for factor, power in zip(curve, powers, strict=True)]).sum(0)
+    chroma, _ = _line(*(x - _luma(x) for x in (alone, after / 2 + 0.5)))
+    return RoundTrip(contrast, brightness, psnr, chroma, tuple(curve.tolist()))
 
 
 def trip_problems(trip: RoundTrip, family: str = "unknown") -> tuple[str, ...]:
@@ -182,6 +188,17 @@ def _and_more(names: list[str]) -> str:
 def _finite(z: Tensor) -> Tensor:
     """`decode` refuses NaN; here they must come out at the other end, to be reported."""
     return torch.nan_to_num(z)
+
+
+def _luma(x: Tensor) -> Tensor:
+    """(N, 3, h, w) → (N, 1, h, w). Colours fade toward their luma, so it says nothing of them."""
+    return (x * torch.tensor(LUMA, dtype=x.dtype)[:, None, None]).sum(dim=1, keepdim=True)
+
+
+def _curve(powers: list[Tensor], after: Tensor) -> Tensor:
+    """Coefficients of the polynomial, the same for all channels, that comes nearest to the luma that came out."""
+    columns = torch.stack([_luma(power).flatten() for power in powers], dim=1)
+    return torch.linalg.lstsq(columns, _luma(after).flatten()[:, None]).solution[:, 0]
 
 
 def _line(x: Tensor, y: Tensor) -> tuple[float, float]:

@@ -42,7 +42,7 @@ MAX_VALUE = 512
 MAX_OLD_PICKLE = 512 << 20
 """Bytes of a pickle from before torch 1.6 that are worth reading for the names of its tensors."""
 
-REVISION = 8
+REVISION = 9
 """Raise it whenever a header is read or a VAE is judged otherwise: what an older program found is found anew."""
 
 _LOOKS = ("", "weights", "pictures")
@@ -178,11 +178,10 @@ class FactsCache:
         known = self._store.get(f"trip {REVISION}", file_key(file.path), stamp_of(file))
         if not compute and not isinstance(known, dict):
             return None
-        from vae_manager.library.health import RoundTrip, trip_of  # with torch: what is known starts without it
-
         if isinstance(known, dict):
-            numbers = {name: float(known.get(name, math.nan)) for name in RoundTrip.__dataclass_fields__}
-            return RoundTrip(**numbers) if known else None
+            return _trip_again(known)
+        from vae_manager.library.health import trip_of  # with torch: what is known starts without it
+
         try:
             trip = trip_of(file, progress=progress)
         except VaeFileError:
@@ -215,6 +214,18 @@ class FactsCache:
 
     def _remember(self, kind: str, file: VaeFile, value: Any) -> None:
         self._store.put(kind, file_key(file.path), stamp_of(file), value, later=True)
+
+
+def _trip_again(known: Mapping[str, Any]) -> RoundTrip | None:
+    """What was remembered of a round trip; None where there was none, or where it is not what this program wrote."""
+    from vae_manager.library.health import RoundTrip
+
+    try:
+        numbers = {name: float(known[name]) for name in RoundTrip.__dataclass_fields__ if name != "curve"}
+        constant, first, second, third = map(float, known["curve"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return RoundTrip(**numbers, curve=(constant, first, second, third))
 
 
 def _read_checkpoint(file: VaeFile) -> CheckpointFacts:

@@ -22,9 +22,10 @@ from vae_manager.color.drift import hold
 from vae_manager.color.evidence import Evidence, Finding, Reference
 from vae_manager.color.faults import Fault, examined_fault, known_fault, scale_fault
 from vae_manager.color.matrix import adjustment
-from vae_manager.color.pool import SEEN, ends
+from vae_manager.color.pool import MIN_VETO, SEEN, ends
 from vae_manager.color.session import ColorSession
 from vae_manager.color.statistics import OwnEnds, statistics
+from vae_manager.color.trip import Undoing
 from vae_manager.latents.spaces import SPACES, LatentSpace
 from vae_manager.library.known import by_sha256
 from vae_manager.storage import read_json, update_json
@@ -46,8 +47,8 @@ class Made:
     vae: Version
     """The VAE file's version, or the checkpoint's own where the baked one decoded."""
     fault: Fault | None = None
-    trip: Tensor | None = field(default=None, compare=False)
-    """The map (3, 4) that undoes what a round trip through the VAE does; None: that is not known."""
+    trip: Undoing | None = field(default=None, compare=False)
+    """What undoes that which a round trip through the VAE does; None: that is not known."""
     intended: str | None = None
     """What its pictures are on purpose, "… is made darker on purpose": colours that look wrong then are none."""
 
@@ -119,9 +120,10 @@ class Colors:
         update_json(self._calibrations, change)
 
     def doubts(self, made: Made) -> bool:
-        """Whether the pictures leave it open that the VAE lifts black: none of them reaches it."""
+        """Whether the VAE is to be asked for a round trip: from the first picture on where none reaches black, and from
+        a few on whatever they show, for one that overshoots, or takes white or colours alone, lets them reach it."""
         kept = self.session.pictures(made.checkpoint, made.vae)
-        return bool(kept) and made.trip is None and ends(kept).floor >= SEEN
+        return made.trip is None and bool(kept) and (len(kept) >= MIN_VETO or ends(kept).floor >= SEEN)
 
     def finish(
         self,
