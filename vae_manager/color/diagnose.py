@@ -99,7 +99,7 @@ def _by_trip(undone: Undoing, score: float, note: str) -> Finding:
         reason = f"left alone: in a round trip its VAE gave black and white back{note}"
         return Finding("none", 0.95, reason, score=score)
     reason = f"{WASHED_OUT}: its VAE gives pictures back paler than they were{note}"
-    return Finding("round trip", 0.95, reason, undone.matrix, undone.curve, True, True, score)
+    return Finding("round trip", 0.95, reason, undone.matrix, undone.curve, clips=True, washed_out=True, score=score)
 
 
 def _by_pool(own: list[Statistics], score: float, note: str) -> Finding | None:

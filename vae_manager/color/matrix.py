@@ -217,7 +217,7 @@ def _bend(v: np.ndarray, curve: Curve, room: np.ndarray) -> np.ndarray:
 def _into_cube_(v: np.ndarray, ones: np.ndarray) -> bool:
     """Clip v (3, P), in place; whether all of it was finite: one value that is not makes the sum so."""
     sums = v @ ones[: v.shape[1]]
-    np.clip(v, 0, 1, out=v)
+    _clip(v, out=v)
     return bool(np.isfinite(sums).all())
 
 
@@ -234,8 +234,7 @@ def _outside(v: np.ndarray, scratch: np.ndarray) -> np.ndarray:
 
 
 def _clip(v: np.ndarray, out: np.ndarray) -> None:
-    np.minimum(v, 1, out=out)
-    np.maximum(out, 0, out=out)
+    np.clip(v, 0, 1, out=out)
 
 
 def _luma_rows() -> Tensor:

@@ -25,7 +25,7 @@ from vae_manager.codec.build import Autoencoder
 from vae_manager.codec.pictures import load_picture, pad_to_multiple, save_picture, to_levels
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.color.calibration import measure
-from vae_manager.color.correct import correct
+from vae_manager.color.correct import treat
 from vae_manager.color.diagnose import diagnose
 from vae_manager.color.difference import delta_e
 from vae_manager.color.evidence import Evidence
@@ -159,7 +159,7 @@ def _colors(good: VaeFile, bad: VaeFile, picture: Tensor) -> tuple[dict[str, Any
     z = latent_of(encode(sound, pad_to_multiple(picture, sound.config.ratio)))
     right, pale = (decode(vae, z)[0, :, :height, :width].clamp(-1, 1) / 2 + 0.5 for vae in (sound, pale_vae))
     found = diagnose(Evidence(pale, calibration=matrix))
-    mended = correct(pale, found.matrix)
+    mended, _ = treat(pale, found)
     document = {
         "fault": fault and fault.sentence,
         "remedy": fault and fault.remedy,
