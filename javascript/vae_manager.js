@@ -10,8 +10,11 @@
 
     // --- the line follows the checkpoint
 
+    // Forge's list has a class alone
+    const CHECKPOINT = "#setting_sd_model_checkpoint, #quicksettings .model_selection";
+
     const checkpointNow = () => {
-        const box = find("#setting_sd_model_checkpoint input, #setting_sd_model_checkpoint select");
+        const box = find(`:is(${CHECKPOINT}) :is(input, select)`);
         const loaded = typeof opts === "object" && opts ? opts.sd_checkpoint_hash || "" : "";
         return box ? `${box.value}\n${loaded}` : null;
     };

@@ -35,6 +35,17 @@ def test_a_card_goes_into_the_prompt_and_out_again(page: WebPage):
     assert prompt.input_value() == ""
 
 
+CHECKPOINT = ":is(#setting_sd_model_checkpoint, #quicksettings .model_selection) input"
+
+
+def test_the_line_follows_the_checkpoint_that_is_chosen_on_the_page(page: WebPage):
+    page.switch_on()
+    for name in ("tiny-b", "tiny-a"):
+        page.page.locator(CHECKPOINT).first.click()
+        page.page.locator("ul.options li", has_text=name).first.click()
+        page.page.locator("#vae_manager_txt2img_about", has_text=f"Automatic: {name}.safetensors").first.wait_for()
+
+
 def test_a_preset_is_offered_filled_in_and_undone(page: WebPage, house: WebUI):
     house.generate()  # Forge loads a model with its first picture
     browser = page.page

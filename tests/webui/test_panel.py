@@ -341,6 +341,22 @@ def test_the_line_follows_the_checkpoint_without_a_click_of_ours(page):
     assert page.locator("#vae_manager_txt2img_refresh").get_attribute("title")
 
 
+def test_the_line_follows_a_checkpoint_list_that_has_a_class_alone(page):
+    """As Forge's has it, where settings stand above the tabs."""
+    switch(page, "first.safetensors")
+    page.evaluate(
+        """() => {
+            const list = document.querySelector("#setting_sd_model_checkpoint");
+            list.removeAttribute("id");
+            list.classList.add("model_selection");
+            list.parentElement.id = "quicksettings";
+        }"""
+    )
+    page.locator(".model_selection input").first.click()
+    option(page, "second.safetensors").click()
+    about(page, "second.safetensors: Automatic")
+
+
 def completions(page) -> list[str]:
     return page.locator("ul.vae-manager-names li").all_text_contents()
 
