@@ -63,7 +63,7 @@ def build(house: House) -> tuple[Any, dict[str, Any]]:
     looks = {"css": css.read_text(encoding="utf-8"), "head": _words() + head}
     later = int(gr.__version__.split(".")[0]) >= 6  # what a page looks like is said at its launch since
     with gr.Blocks(title="VAE Manager", analytics_enabled=False, **({} if later else looks)) as demo:
-        gr.Markdown("# VAE Manager")
+        gr.Markdown("# VAE Manager", elem_classes=["vae-manager-title"])
         build_page(house)
     return demo, looks if later else {}
 

@@ -130,7 +130,7 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
             with gr.Row():
                 build(*others)
                 build(*(setting for setting in choices if setting.aside))
-            with gr.Row(equal_height=False, elem_classes=["vae-manager-row"]):
+            with gr.Row(elem_classes=["vae-manager-row"]):
                 reference = vae_list(BAKED, "Reference VAE for colours", named("reference"), actions.names)
                 calibrate = gr.Button("Calibrate colours", size="sm", elem_id=named("calibrate"))
             for_page = gr.HTML(lambda: offers_html(actions.offers(False)), elem_id=named("names"))
@@ -138,7 +138,7 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
         row = build_offer_row(tab, actions.offer)
         with gr.Accordion("Presets", open=False, elem_id=named("preset")):
             keeping = build_keeping(tab)
-            with gr.Row():
+            with gr.Row(elem_classes=["vae-manager-row"]):
                 save = gr.Button("Save for this checkpoint", size="sm", elem_id=named("save"))
                 forget = gr.Button("Forget what is saved", size="sm", elem_id=named("forget"))
             kept = build_preset_list(tab, parts.tool_button, actions.presets, actions.foreign)
