@@ -38,7 +38,7 @@ def shown(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call):
             continue
-        yield from (key.value.value for key in node.keywords if key.arg == "label" and _is_text(key.value))
+        yield from (key.value.value for key in node.keywords if key.arg in ("label", "info") and _is_text(key.value))
         called = ast.unparse(node.func)
         at = {"vae_list": 1, "slider": 1}.get(called, 0 if called in SPEAKING else len(node.args))
         if at < len(node.args) and _is_text(node.args[at]):

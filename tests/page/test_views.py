@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import FLUX, make_state
 from vae_manager.library.files import Folder
@@ -52,7 +52,7 @@ def picture(side: int = 64) -> Image.Image:
 def test_the_library_says_what_each_vae_is(house: House):
     rows = {row.name: row for row in library_view.rows(house, house.vaes())}
     assert rows["a.safetensors"].space == "Stable Diffusion 1.x and 2.x" and rows["a.safetensors"].precision == "fp32"
-    assert "16" in rows[MARKUP].space and not rows[MARKUP].health
+    assert "Flux.1" in rows[MARKUP].space and not rows[MARKUP].health
     assert "broken" in rows["broken.safetensors"].health or "bytes long" in rows["broken.safetensors"].health
     shown = library_view.library_html(list(rows.values()))
     assert "img" not in tags(shown) and "b" not in tags(shown) and shown.count("<tr") == 4
@@ -100,6 +100,21 @@ def test_each_checkpoint_with_its_vae_and_the_reason(house: House):
     assert "1 of 2" in models_view.models_html(list(rows.values()), "another VAE than its own")
     assert "None of 2" in models_view.models_html(list(rows.values()), "damaged")
     assert "no checkpoint" in models_view.models_html([], "all")
+
+
+def test_a_checkpoint_in_two_folders_that_are_one_is_listed_once(house: House, tmp_path: Path):
+    (models,) = house.checkpoint_folders()
+    (tmp_path / "again").symlink_to(models)
+    twice = House(house.vae_folders, lambda: (models, tmp_path / "again"), house.home)
+    assert models_view.rows(twice) == models_view.rows(house)
+
+
+def test_what_several_families_share_is_made_for_each_of_them(house: House, tmp_path: Path):
+    path = tmp_path / "VAE" / "nameless.safetensors"
+    save_file(load_file(tmp_path / "VAE" / "a.safetensors"), path)  # without what its metadata says
+    rows = {row.name: row.space for row in library_view.rows(house, house.vaes())}
+    assert rows["nameless.safetensors"] == "Stable Diffusion 1.x and 2.x / SDXL"
+    assert "not known" not in library_view.details_html(house, "nameless.safetensors")
 
 
 RULES = json.dumps({"version": 1, "rules": [{"when": {"name": "sd*"}, "vae": "broken.safetensors"}]})

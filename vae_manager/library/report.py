@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vae_manager.errors import VaeFileError
-from vae_manager.latents.spaces import title_of
+from vae_manager.latents.spaces import SPACES, title_of
 from vae_manager.library.files import VaeFile
 from vae_manager.library.hashing import HashCache, Progress
 from vae_manager.library.identify import Identity, identify
@@ -38,6 +38,14 @@ class Report:
     def title(self) -> str:
         """The latent space for people, or what else it is."""
         return title_of(self.space if self.space != "unknown" else self.family)
+
+    @property
+    def made_for(self) -> str:
+        """The latent space for people, or all those whose VAEs have these shapes; empty where there is none."""
+        if self.space != "unknown":
+            return self.title
+        spaces = self.identity.latents.spaces
+        return " / ".join(SPACES[space].title for space in SPACES if space in spaces)
 
     @property
     def evidence(self) -> str:

@@ -99,7 +99,7 @@ def _details(house: House, file: VaeFile) -> str:
         ("File", file.name),
         ("Name", found.known.name if found.known else found.identity.title or ""),
         ("Good for", found.known.purpose if found.known else ""),
-        ("Made for", found.title if found.space != "unknown" else "not known"),
+        ("Made for", found.made_for or "not known"),
         ("How that is known", found.evidence),
         ("Precision", found.identity.dtype),
         ("Size", f"{file.size:,} bytes"),
@@ -125,7 +125,7 @@ def _row(house: House, file: VaeFile, same: Mapping[str, str]) -> Row:
     damage = next(iter([*found.identity.problems, *house.facts.health(file)]), "")
     what = found.known.name if found.known else found.identity.title or ""
     channels = found.identity.latent_channels
-    space = found.title if found.space != "unknown" else f"{channels} latent channels" if channels else ""
+    space = found.made_for or (f"{channels} latent channels" if channels else "")
     return Row(file.name, file.size, what, space, found.identity.dtype, same.get(file.name, ""), damage)
 
 

@@ -46,10 +46,14 @@ class Row:
 
 def rows(house: House, tell: Tell = silent) -> list[Row]:
     """The dry run over all folders of checkpoints, by headers alone."""
-    matcher, found = house.matcher(), []
+    matcher, found, seen = house.matcher(), [], set[Path]()
     total = len(_places(house))
     for folder in house.checkpoint_folders():
         for checkpoint in dry_run(matcher, folder):
+            place = folder.resolve() / checkpoint.name
+            if place in seen:  # a folder may be named twice, or lie in another one
+                continue
+            seen.add(place)
             tell((len(found), total), desc=checkpoint.name)
             decision = matcher.decide(checkpoint)
             kept = matcher.presets.find(checkpoint)

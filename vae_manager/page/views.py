@@ -117,7 +117,14 @@ def _models(house: House) -> None:
 
 
 def _rules(house: House) -> tuple[Any, Any]:
-    text = gr.Textbox("", lines=16, max_lines=40, label="Your rules, the first one first", elem_id=named("rules"))
+    text = gr.Textbox(
+        "",
+        lines=16,
+        max_lines=40,
+        label="Your rules, the first one first",
+        info='A rule: {"when": {"name": "*anime*"}, "vae": "kl-f8-anime2"}. What else one can say: docs/rules.md.',
+        elem_id=named("rules"),
+    )
     with gr.Row():
         check = gr.Button("Check", elem_id=named("rules_check"))
         save = gr.Button("Save", variant="primary", elem_id=named("rules_save"))
