@@ -258,6 +258,10 @@ def _color_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> N
     add.add_argument("--diagnose", action="store_true", help="only say what is wrong; write nothing")
     add.add_argument("--reference", metavar="IMAGE", help="the same picture with the right colours")
     add.add_argument("--session", action="store_true", help="the pictures all come from one checkpoint and VAE")
+    add.add_argument(
+        "--vae", metavar="FILE", help="the VAE that made them all: its round trip tells what it does to colours"
+    )
+    _padding_option(add)
     add.add_argument("--strength", type=float, default=1.0, metavar="0…1", help="how much of the correction; default 1")
     add.add_argument("--seed", type=int, default=0, help="of the dither")
     _many_options(add)

@@ -11,11 +11,16 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tests.color.test_diagnose import pale, picture
 from vae_manager.cli import main
 from vae_manager.codec.pictures import save_picture
+from vae_manager.color.bake import fold_decoder
 from vae_manager.color.correct import to_levels
+from vae_manager.color.images import visible
+from vae_manager.color.matrix import adjustment, affine
 from vae_manager.commands.color import color_pictures
 from vae_manager.errors import BadInputError
 
@@ -120,7 +125,7 @@ def test_several_processes_do_what_one_does(tmp_path):
     for seed in range(5):
         image_of(pale(picture(seed))).save(folder / f"{seed}.png")
     options = {"images": [str(folder)], "diagnose": False, "reference": str(folder / "0.png"), "session": True}
-    options |= {"strength": 1.0, "seed": 0, "scheduler": None}
+    options |= {"strength": 1.0, "seed": 0, "scheduler": None, "vae": None, "padding": None}
     one = color_pictures(Namespace(**options, output=str(tmp_path / "one"), jobs=1)).document
     two = color_pictures(Namespace(**options, output=str(tmp_path / "two"), jobs=2)).document
     assert [{**row, "output": None} for row in one] == [{**row, "output": None} for row in two]
@@ -158,3 +163,69 @@ def test_refusals_are_one_sentence_and_write_nothing(tmp_path, good, capsys):
     other.mkdir()
     (other / "good.png").write_bytes(good.read_bytes())
     assert "called" in refused(capsys, good, other / "good.png", "-o", out)
+
+
+# --- with the VAE at hand
+
+
+DEMO = Path(__file__).parents[2] / "vae_manager" / "data" / "demo" / "demo-kl-f8.safetensors"
+
+
+@pytest.fixture(scope="module")
+def flat_vae(tmp_path_factory) -> Path:
+    """The demo VAE with a fifth of its contrast lost."""
+    path = tmp_path_factory.mktemp("flat") / "flat.safetensors"
+    save_file(fold_decoder(load_file(DEMO), adjustment(0.8)), path, of_demo())
+    return path
+
+
+def of_demo() -> dict[str, str]:
+    """The demo VAE's metadata, which say its number of norm groups."""
+    with safe_open(DEMO, "pt") as file:
+        return file.metadata()
+
+
+def made_by(contrast: float, good: torch.Tensor) -> torch.Tensor:
+    """A picture from a decoder that overshoots before its contrast is lost, so that white is reached all the same."""
+    return affine((good - 0.5) * 1.4 + 0.5, adjustment(contrast)).clamp(0, 1)
+
+
+def test_the_vaes_round_trip_tells_what_the_pictures_do_not(tmp_path, flat_vae, capsys):
+    right = ((picture(0) - 0.5) * 1.4 + 0.5).clamp(0, 1)
+    source = tmp_path / "flat.png"
+    image_of(made_by(0.8, picture(0))).save(source)
+    (alone,) = run(capsys, source, "--diagnose")
+    (document,) = run(capsys, source, "--vae", flat_vae, "-o", tmp_path / "out")
+    assert alone["cause"] == "none" and document["cause"] == "round trip" and document["applied"]
+    found, before = (visible(Image.open(path)) for path in (tmp_path / "out" / "flat.png", source))
+    assert (found - right).abs().mean() < 0.15 * (before - right).abs().mean()
+
+
+def test_a_sound_vaes_pictures_are_copied_as_they_are(tmp_path, good, capsys):
+    (document,) = run(capsys, good, "--vae", DEMO, "-o", tmp_path / "out")
+    assert not document["applied"] and "gave black and white back" in document["reason"]
+    assert (tmp_path / "out" / "good.png").read_bytes() == good.read_bytes()
+
+
+def test_in_other_processes_and_again_with_another_vae(tmp_path, flat_vae, capsys):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for seed in range(3):
+        image_of(made_by(0.8, picture(seed))).save(folder / f"{seed}.png")
+    first = run(capsys, folder, "--vae", flat_vae, "-o", tmp_path / "out", "--jobs", "2")
+    assert [document["cause"] for document in first] == ["round trip"] * 3
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.png")}
+    assert run(capsys, folder, "--vae", flat_vae, "-o", tmp_path / "out") == first
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # all of it was done
+    other = run(capsys, folder, "--vae", DEMO, "-o", tmp_path / "out")
+    assert [document["cause"] for document in other] == ["none"] * 3
+
+
+def test_a_vae_that_cannot_tell_is_refused_before_any_work(tmp_path, good, capsys):
+    tiny = tmp_path / "decoder.safetensors"
+    save_file(
+        {n: t for n, t in load_file(DEMO).items() if not n.startswith(("encoder.", "quant_conv."))}, tiny, of_demo()
+    )
+    assert "Leave --vae out" in refused(capsys, good, "--vae", tiny, "-o", tmp_path / "out")
+    assert "none.safetensors" in refused(capsys, good, "--vae", tmp_path / "none.safetensors", "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

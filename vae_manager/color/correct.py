@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vae_manager.color.diagnose import NAN
 from vae_manager.color.evidence import Finding
-from vae_manager.color.matrix import STRAIGHT, Curve, apply, apply_finite, blend, blend_curve, is_identity
+from vae_manager.color.matrix import STRAIGHT, Curve, apply_finite, blend, blend_curve, is_identity
 from vae_manager.color.statistics import all_finite
 
 
@@ -47,18 +47,25 @@ def correct(
     return torch.where(weight > 0, torch.lerp(pixels.to(out), out, weight), pixels.to(out))
 
 
-def correct_levels(levels: Tensor, matrix: Tensor, strength: float = 1.0, seed: int = 0) -> Tensor:
+def correct_levels(
+    levels: Tensor,
+    matrix: Tensor,
+    strength: float = 1.0,
+    seed: int = 0,
+    *,
+    curve: Curve = STRAIGHT,
+    clip: bool = False,
+) -> Tensor:
     """The same for pictures that are 8-bit already: uint8 (3, H, W) in, uint8 out.
 
     A stretched 8-bit picture has empty levels, which show as bands. So each level is first spread over the width
     that rounding gave it, by a seeded noise that is the same for all three channels and keeps greys grey.
     """
-    matrix = blend(matrix, strength)
-    if is_identity(matrix):
-        return levels
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(levels.shape[-2:], generator=generator).to(levels.device) - 0.5
-    return to_levels(apply((levels.float() + noise) / 255, matrix))
+    spread = (levels.float() + noise) / 255
+    out = correct(spread, matrix, strength, curve=curve, clip=clip)
+    return levels if out is spread else to_levels(out)
 
 
 def to_levels(pixels: Tensor) -> Tensor:

@@ -52,8 +52,8 @@ def gpu_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cuda", metavar="DEVICE", help="as torch calls it, such as cuda:1")
     add("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     add("--channels", type=whole(32, 512, step=32), default=128, help="of the autoencoder's first level; SD has 128")
-    sides = {"nargs": "+", "default": [1024, 2048], "metavar": "PIXELS", "help": "of the square pictures"}
-    add("--sides", type=whole(64, 16384, step=8), **sides)
+    side = whole(64, 16384, step=8)
+    add("--sides", type=side, nargs="+", default=[1024, 2048], metavar="PIXELS", help="of the square pictures")
     add("--rounds", type=whole(1, 1000), default=5, metavar="N")
     add("--compile", action="store_true", help="the whole decode with torch.compile, too, which takes a while")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -24,7 +24,6 @@ from vae_manager.codec.picture_files import (
 )
 from vae_manager.color.evidence import Finding
 from vae_manager.color.images import corrected, look, visible
-from vae_manager.color.matrix import blend, is_identity
 from vae_manager.color.statistics import Statistics, statistics
 from vae_manager.commands import Result, check_seed, one_line
 from vae_manager.commands.many import (
@@ -45,6 +44,10 @@ from vae_manager.commands.workers import Each, WorkerLost, count_jobs, workers
 from vae_manager.errors import BadInputError
 from vae_manager.writing import write_whole
 
+if TYPE_CHECKING:
+    from vae_manager.codec.kinds.shapes import Padding
+    from vae_manager.color.trip import Undoing
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 PICTURES = Files("picture", SUFFIXES)
@@ -63,16 +66,17 @@ def color_pictures(args: argparse.Namespace) -> Result:
     if not (args.output or args.diagnose):
         raise BadInputError("Say where the pictures go with -o DIR, or ask for --diagnose alone.")
     check_seed(args.seed)
-    args = checked_place(args, "images", "output", "reference")
+    args = checked_place(args, "images", "output", "reference", "vae")
     if args.reference:
         _open(Path(args.reference))  # so that a bad one is refused before any work is done
+    trip = _trip(Path(args.vae), args.padding) if args.vae else None
     folder = None if args.diagnose else Path(args.output)
     items = items_of(args.images, folder, PICTURES, [args.reference])
     _check_kinds(items)
     batch = Batch(items, folder if is_many(args.images) else None, _job(args, items))
     with workers(count_jobs(args.jobs, len(batch.waiting), WORTH_A_PROCESS), args.scheduler) as each:
         pool = _session(items, each) if args.session and batch.waiting else []
-        one = partial(_one, reference=args.reference, pool=pool, strength=args.strength, seed=args.seed)
+        one = partial(_one, reference=args.reference, pool=pool, trip=trip, strength=args.strength, seed=args.seed)
         documents = batch.do(each, one, "color")
     return result(documents, batch.before, PICTURES, map(_line, documents))
 
@@ -87,7 +91,31 @@ def _check_kinds(items: Sequence[Item]) -> None:
 def _job(args: argparse.Namespace, items: Sequence[Item]) -> Document:
     """What a corrected picture depends on besides its own; with --session, on all of them."""
     beside = {"reference": stamp_of(args.reference), "session": stamps(items) if args.session else None}
+    beside |= {"vae": [stamp_of(args.vae), args.padding]} if args.vae else {}
     return {"command": "color", "strength": args.strength, "seed": args.seed, **beside}
+
+
+def _trip(path: Path, padding: Padding | None) -> Undoing:
+    """What undoes that which the VAE in a file does to pictures, found out by a round trip.
+
+    Raises:
+        VaeFileError: there is no VAE in it, or it cannot be read.
+        BadInputError: its round trip says nothing.
+    """
+    from vae_manager.color.trip import undoing
+    from vae_manager.library.files import vae_file
+    from vae_manager.library.health import trip_of
+    from vae_manager.library.probe import bundled_pictures
+
+    with progress("round trip", len(bundled_pictures())) as bar:
+        found = trip_of(vae_file(path), padding, lambda done, total: bar.update())
+    undone = None if found is None else undoing(found)
+    if undone is None:
+        raise BadInputError(
+            f"A round trip through {path.name!r} says nothing of its colours: it has no encoder, is no whole VAE, or "
+            "gives too little of a picture back. Leave --vae out."
+        )
+    return undone
 
 
 def _session(items: Sequence[Item], each: Each[Path, Statistics | None]) -> list[Statistics]:
@@ -126,15 +154,24 @@ def _look(path: Path) -> Statistics | None:
         return None
 
 
-def _one(item: Item, reference: str | None, pool: Sequence[Statistics], strength: float, seed: int) -> Document:
-    shown = _reference(reference) if reference else None
-    return attempt(item, lambda: _corrected(item, shown, pool, strength, seed))
+def _one(
+    item: Item,
+    reference: str | None,
+    pool: Sequence[Statistics],
+    trip: Undoing | None,
+    strength: float,
+    seed: int,
+) -> Document:
+    def find(image: Image.Image) -> Finding:
+        return look(image, _reference(reference) if reference else None, pool, trip)
+
+    return attempt(item, lambda: _corrected(item, find, strength, seed))
 
 
-def _corrected(item: Item, shown: Tensor | None, pool: Sequence[Statistics], strength: float, seed: int) -> Document:
+def _corrected(item: Item, find: Callable[[Image.Image], Finding], strength: float, seed: int) -> Document:
     image, target = _open(item.source), item.target
-    found = look(image, shown, pool)
-    applied = target is not None and not is_identity(blend(found.matrix, strength))
+    found = find(image)
+    applied = target is not None and found.corrects and strength > 0
     if target is not None:
         write_whole(
             target,
@@ -151,7 +188,7 @@ def _reference(path: str) -> Tensor:
 
 def _save(image: Image.Image, found: Finding, strength: float, seed: int, target: Path) -> None:
     """Write the corrected picture with the alpha, text, EXIF, XMP and colour profile of the original."""
-    out = corrected(image, found.matrix, strength, seed)
+    out = corrected(image, found.matrix, strength, seed, curve=found.curve, clip=found.clips)
     own = to_srgb(image) is image  # else what is written is in sRGB, and the profile is not its profile any more
     options: dict[str, Any] = {"icc_profile": image.info.get("icc_profile") if own else None}
     options["exif"] = image.info.get("exif")
