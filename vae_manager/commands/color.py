@@ -108,7 +108,11 @@ def _trip(path: Path, padding: Padding | None) -> Undoing:
     from vae_manager.library.probe import bundled_pictures
 
     with progress("round trip", len(bundled_pictures())) as bar:
-        found = trip_of(vae_file(path), padding, lambda done, total: bar.update())
+
+        def told(done: int, total: int) -> None:
+            bar.update()
+
+        found = trip_of(vae_file(path), padding, told)
     undone = None if found is None else undoing(found)
     if undone is None:
         raise BadInputError(
