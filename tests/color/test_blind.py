@@ -8,6 +8,7 @@ import torch
 from safetensors.numpy import load_file
 
 from tests.color.test_diagnose import picture
+from vae_manager.color import blind
 from vae_manager.color.blind import (
     LEAF,
     MAX_CHROMA,
@@ -17,6 +18,7 @@ from vae_manager.color.blind import (
     correction,
     features,
     gate,
+    judge,
     looks_right,
 )
 from vae_manager.color.diagnose import diagnose
@@ -43,6 +45,20 @@ def walked(x: np.ndarray) -> list[float]:
 def test_all_trees_are_walked_to_their_leaves(seed):
     x = np.array(features(statistics(picture(seed))), np.float32)
     assert _answers(x) == pytest.approx(walked(x), abs=1e-4)
+    assert _answers(x) == [value for forest in range(4) for value in _answers(x, forest, forest + 1)]
+
+
+def test_what_is_not_washed_out_is_not_asked_how_far(monkeypatch: pytest.MonkeyPatch):
+    walks: list[tuple[int, int]] = []
+
+    def counted(x: np.ndarray, first: int, last: int) -> list[float]:
+        walks.append((first, last))
+        return _answers(x, first, last)
+
+    monkeypatch.setattr(blind, "_answers", counted)
+    good = bundled_pictures(256)[0] / 2 + 0.5
+    assert is_identity(judge(statistics(good))[1]) and walks == [(0, 1)]
+    assert not is_identity(judge(statistics(affine(good, adjustment(0.6))))[1]) and walks == [(0, 1)] * 2 + [(1, 4)]
 
 
 def test_the_more_is_lost_the_surer_it_is_seen():
