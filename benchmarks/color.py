@@ -217,8 +217,10 @@ def pooled(pictures: ColorSet, limit: int) -> Iterator[Row]:
             fixed = pooled_map(different([statistics(v) for v in bad]))
             clean = pooled_map(different([statistics(v) for v in session]))
             found += not is_identity(fixed)
-            recovery += [1 - delta_e(apply(b, fixed), v) / delta_e(b, v) for b, v in list(zip(bad, session))[:3]]
-            damage += [delta_e(apply(v, clean), v) for v in session[:3]]
+            recovery += [
+                1 - delta_e(correct(b, fixed, clip=True), v) / delta_e(b, v) for b, v in list(zip(bad, session))[:3]
+            ]
+            damage += [delta_e(correct(v, clean, clip=True), v) for v in session[:3]]
         yield {
             "pictures": count,
             "sessions": limit // 2,
@@ -267,11 +269,11 @@ def real_pooled(pictures: ColorSet, limit: int) -> Iterator[Row]:
         session = [case(v, fault, over, rng) for v in photos]
         pool = [statistics(one.bad) for one in session]
         found = [diagnose(Evidence(one.bad, pool=pool)) for one in session[:3]]
-        judged = [_judged(one, apply(one.bad, d.matrix)) for one, d in zip(session, found, strict=False)]
+        judged = [_judged(one, treat(one.bad, d)[0]) for one, d in zip(session, found, strict=False)]
         results.append((over, name, judged, any(map(vouches, found))))
         sound = [case(v, lambda v: v, over, rng).bad for v in photos]
         clean = [statistics(v) for v in sound]
-        damage += [delta_e(apply(v, diagnose(Evidence(v, pool=clean)).matrix), v) for v in sound[:2]]
+        damage += [delta_e(treat(v, diagnose(Evidence(v, pool=clean)))[0], v) for v in sound[:2]]
     groups = {f"overshoot +{over:g}": [r for r in results if r[0] == over] for over in OVERSHOOTS}
     groups |= {fault.__name__: [r for r in results if r[1] == fault.__name__] for fault in REAL_FAULTS}
     for name, group in groups.items():
@@ -295,7 +297,7 @@ def pools(pictures: ColorSet, limit: int) -> Iterator[Row]:
             for one in group:
                 found = [diagnose(Evidence(c.bad, pool=one.of(own))) for c in one.cases]
                 vouched += any(map(vouches, found))
-                judged += [_judged(c, apply(c.bad, d.matrix)) for c, d in zip(one.cases, found, strict=True)]
+                judged += [_judged(c, treat(c.bad, d)[0]) for c, d in zip(one.cases, found, strict=True)]
             touched = sum(any(j[0] for j in judged[i : i + 3]) for i in range(0, len(judged), 3))
             row: Row = {"own values": own, "of": what, "pools": len(group), "touched": touched, "vouched": vouched}
             faulty = what in LIKELY

@@ -48,6 +48,14 @@ def test_a_nan_that_the_sample_did_not_hit_is_found_when_the_picture_is_treated(
     assert done is v and said.cause == "nan"
 
 
+def test_levels_are_clipped_each_by_itself_where_it_is_the_vaes_fault():
+    matrix, red = stretch(0.1, 0.9), torch.tensor([242, 76, 76], dtype=torch.uint8)[:, None, None].expand(3, 16, 16)
+    clipped, pulled = (correct_levels(red, matrix, clip=clip).float().mean((1, 2)) for clip in (True, False))
+    assert clipped[0] == 255 and pulled[0] == 255
+    wanted = (76 / 255 - 0.1) / 0.8 * 255  # what of it goes beyond white takes nothing from the others
+    assert clipped[1].item() == pytest.approx(wanted, abs=0.3) and pulled[1].item() > wanted + 2
+
+
 def test_what_an_inpaint_left_alone_stays_bit_for_bit():
     v, changed = noise(3, 8, 8), torch.zeros(8, 8)
     changed[2:5] = 1

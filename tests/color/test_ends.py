@@ -55,7 +55,7 @@ def test_a_flat_vae_that_overshoots_a_little_is_found_and_undone():
     seen = verdict(pool_of(cases))
     assert seen.black and seen.white and seen.ends.reached is None
     found = found_in(cases)
-    assert found.cause == "session" and found.washed_out and "reaches black" in found.reason
+    assert found.cause == "session" and found.washed_out and "reaches black" in found.reason and found.clips
     before = sum(float((one.bad - one.truth).abs().mean()) for one in cases)
     after = sum(float((correct(one.bad, found.matrix) - one.truth).abs().mean()) for one in cases)
     assert after < 0.6 * before

@@ -115,7 +115,7 @@ def _by_pool(own: list[Statistics], score: float, note: str) -> Finding | None:
     if count < MIN_PICTURES:
         return None
     reason = f"{WASHED_OUT}: {_lacking(found, count)}{note}"
-    return Finding("session", 1 - 1 / count, reason, found.matrix, washed_out=True, score=score)
+    return Finding("session", 1 - 1 / count, reason, found.matrix, clips=True, washed_out=True, score=score)
 
 
 def _lacking(found: Verdict, count: int) -> str:

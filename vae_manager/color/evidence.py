@@ -65,7 +65,7 @@ class Finding:
     """What every channel goes through before the map."""
     clips: bool = False
     """Whether each channel is clipped by itself where the map takes it out of [0, 1], instead of the colour being
-    pulled toward its luma: where what a VAE does is known, that is what a sound one's picture would have met."""
+    pulled toward its luma: where it is the VAE's fault, that is what a sound one's picture would have met."""
     washed_out: bool = False
     score: float = 0.0
     """How washed out the picture looks by itself, 0 to 1, whatever else is known."""

@@ -6,7 +6,7 @@ its inverse is one too. Matrices are float64 tensors (3, 4); pictures (3, H, W) 
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, auto
 from typing import TypeAlias
 
 import numpy as np
@@ -112,9 +112,12 @@ def affine(pixels: Tensor, matrix: Tensor) -> Tensor:
 class Into(Enum):
     """What becomes of colours that a map takes out of [0, 1]."""
 
-    NOTHING = "stay"
-    GAMUT = "are pulled toward their luma"
-    CUBE = "are clipped"
+    NOTHING = auto()
+    """They stay."""
+    GAMUT = auto()
+    """They are pulled toward their luma."""
+    CUBE = auto()
+    """Each channel is clipped."""
 
 
 def _mapped(pixels: Tensor, matrix: Tensor, into: Into, curve: Curve = STRAIGHT) -> tuple[Tensor, bool]:

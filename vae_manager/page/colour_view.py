@@ -21,7 +21,7 @@ def correct(image: Image.Image | None, strength: float) -> tuple[str, Image.Imag
     if image is None:
         return line("Drop a picture here first."), None
     found = look(image)
-    out = corrected(image, found.matrix, strength, SEED) if found.corrects and strength > 0 else image
+    out = corrected(image, found.matrix, strength, SEED, clip=found.clips) if found.corrects and strength > 0 else image
     return _told(found, strength) + _shown(image, out), out
 
 
