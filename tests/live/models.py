@@ -16,8 +16,12 @@ from torch import Tensor
 
 from tests.live.layers import Shapes, clip_l, conv, layer, prefixed, random_weights, residual, transformer
 from vae_manager.codec.kinds.kl.config import KLConfig, expected_shapes
+from vae_manager.commands.demo import DATA, GOOD
 
 WIDTH, CONTEXT, LEVELS, BLOCKS = 320, 768, 4, 2
+
+WIDER, INNER = 8, 16
+"""How much narrower the demo VAE is than SD1's; its inner convolutions have so many channels and more."""
 
 TINTS = {"red": (0.5, -0.4, -0.4), "green": (-0.4, 0.5, -0.4), "blue": (-0.4, -0.4, 0.5)}
 CHECKPOINTS = {"tiny-a": (0.0, 0.0, 0.0), "tiny-b": (0.35, 0.35, -0.35)}
@@ -64,6 +68,29 @@ def write_washed_out(source: Path, path: Path, contrast: float) -> None:
     from vae_manager.color.matrix import adjustment
 
     save_file(fold_decoder(load_file(str(source)), adjustment(contrast)), str(path), {"format": "pt"})
+
+
+def write_real(path: Path, contrast: float = 1.0) -> None:
+    """The demo VAE as wide as SD1's: every host loads it, and it gives pictures back, as random weights do not.
+
+    `contrast` below 1: with a part of its contrast lost.
+    """
+    from vae_manager.color.bake import fold_decoder
+    from vae_manager.color.matrix import adjustment
+
+    state = {name: _widened(name, tensor.float()) for name, tensor in load_file(str(DATA / GOOD)).items()}
+    folded = state if contrast == 1 else fold_decoder(state, adjustment(contrast))
+    save_file({name: tensor.half().contiguous() for name, tensor in folded.items()}, str(path), {"format": "pt"})
+
+
+def _widened(name: str, tensor: Tensor) -> Tensor:
+    """All inner channels eight times side by side, so that 4 norm groups become 32 and the results stay the same."""
+    if tensor.shape[0] >= INNER:
+        tensor = torch.cat([tensor] * WIDER)
+    if tensor.ndim == 4 and tensor.shape[1] >= INNER:
+        tensor = torch.cat([tensor] * WIDER, dim=1) / WIDER
+    # attention divides by the root of its width
+    return tensor / WIDER**0.5 if ".attn_1.q." in name else tensor
 
 
 def write_taesd(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +14,14 @@ from PIL import Image
 from tests.live.browser import CHROMIUM, open_page
 from tests.live.conftest import HIRES, Reference, run_job
 from tests.live.harness import Pictures, WebUI, encoded
-from tests.live.models import write_washed_out
+from tests.live.models import write_real, write_washed_out
 from tests.live.test_jobs import identical, same
+from vae_manager.codec.whole import encode, latent_of
 from vae_manager.color.difference import delta_e
-from vae_manager.library.probe import PICTURES
+from vae_manager.commands.demo import DATA, GOOD
+from vae_manager.library.files import vae_file
+from vae_manager.library.probe import PICTURES, bundled_pictures
+from vae_manager.library.state import load_kl
 
 RED, PALE = "tint-red.safetensors", "pale-red.safetensors"
 CONTRAST = 0.7
@@ -150,3 +155,53 @@ def test_old_pictures_in_the_extras_tab(webui: WebUI, tmp_path: Path):
         info = page.page.locator("#html_info_x_extras, #html_info_extras").first
         page.page.locator("#html_info_x_extras, #html_info_extras", has_text="VAE Manager color").first.wait_for()
         assert "washed out" in info.inner_text() or "washed out" in page.page.locator("#html_info_extras").inner_text()
+
+
+REAL, REAL_PALE = "real.safetensors", "real-pale.safetensors"
+
+
+@pytest.fixture(scope="module")
+def photographs(webui: WebUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """VAEs that give pictures back, a sound one and one with lost contrast, and the jobs' faults that make photographs
+    of what was sampled: random weights paint none."""
+    write_real(webui.vaes / REAL)
+    write_real(webui.vaes / REAL_PALE, CONTRAST)
+    webui.get("/vae-manager/v1/vaes?refresh=true")
+    vae, folder = load_kl(vae_file(DATA / GOOD)), tmp_path_factory.mktemp("latents")
+    faults = []
+    for index, picture in enumerate(bundled_pictures(128)):
+        with torch.no_grad():
+            np.save(folder / f"{index}.npy", latent_of(encode(vae, picture[None]))[0].numpy() * 0.18215)
+        faults.append(f"latent:{folder / f'{index}.npy'}")
+    yield faults
+    for name in (REAL, REAL_PALE):
+        (webui.vaes / name).unlink()
+    webui.get("/vae-manager/v1/vaes?refresh=true")
+
+
+def photograph(webui: WebUI, vae: str, color: str, fault: str) -> Pictures:
+    return webui.generate(ours=[{"vae": vae, "color": color}], fault=fault, width=128, height=128, steps=1)
+
+
+def examined(webui: WebUI) -> None:
+    """Wait until the background has nothing more to look at."""
+    until = time.monotonic() + 900
+    while webui.get("/vae-manager/v1/status")["examining"]["current"] is not None:
+        assert time.monotonic() < until, "the background does not come to an end"
+        time.sleep(1)
+
+
+def test_a_vae_that_lost_contrast_is_found_by_its_round_trip(webui: WebUI, photographs: list[str]):
+    """The first picture makes the background ask the VAE; from then on its pictures are the sound one's."""
+    first, *others = photographs
+    photograph(webui, REAL_PALE, "auto", first)
+    examined(webui)
+    for fault in others[:3]:
+        good = photograph(webui, REAL, "off", fault)
+        pale = photograph(webui, REAL_PALE, "off", fault)
+        mended = photograph(webui, REAL_PALE, "auto", fault)
+        assert "its VAE gives pictures back paler than they were" in mended.infotexts[0]
+        assert difference(pale, good) > 4
+        assert difference(mended, good) < 1
+    sound = [photograph(webui, REAL, "auto", fault) for fault in others[:3]]
+    assert all(same(picture, photograph(webui, REAL, "off", fault)) for picture, fault in zip(sound, others))
