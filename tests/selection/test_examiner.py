@@ -260,7 +260,9 @@ def test_a_round_trip_is_made_of_what_is_in_doubt_only_and_kept(
     facts = FactsCache(open_store(tmp_path / "home"))
     trip = facts.trip(doubted)
     assert trip is not None and trip.psnr < 15  # random weights give no picture back
-    assert trip == trip_of(doubted)
+    again = trip_of(doubted)  # in another thread, which may sum in another order
+    assert again is not None and trip.curve == pytest.approx(again.curve, rel=1e-3, abs=1e-4)
+    assert trip.contrast == pytest.approx(again.contrast, rel=1e-3, abs=1e-4)
     assert facts.trip(other) is None and facts.trip(vae_file(junk)) is None
 
 
