@@ -21,9 +21,9 @@
 
     let seen = null;
 
-    const press = () => {
-        for (const tab of TABS) {
-            const button = find(`#vae_manager_${tab}_follow`);
+    const press = (name, tabs = TABS) => {
+        for (const tab of tabs) {
+            const button = find(`#vae_manager_${tab}_${name}`);
             if (button) {
                 button.click();
             }
@@ -40,8 +40,34 @@
         if (first) {
             return; // with the page, the line is new anyway
         }
-        press();
-        setTimeout(press, 1500); // the host may not have obeyed the page yet
+        press("follow");
+        setTimeout(press, 1500, "follow"); // the host may not have obeyed the page yet
+    };
+
+    // --- the lists get their files with the page: Gradio has their choices before, when there may be no model yet
+
+    let listed = false;
+
+    const bringFiles = () => {
+        if (!listed && TABS.some((tab) => find(`#vae_manager_${tab}_names [data-vaes]`))) {
+            listed = true; // Gradio has filled one of our parts, so it listens to our buttons too
+            press("files");
+        }
+    };
+
+    // --- the line about the last picture: the host writes one of its own after each job
+
+    const logs = new Map();
+
+    const made = () => {
+        for (const tab of TABS) {
+            const log = find(`#html_log_${tab} .prose`) ?? find(`#html_log_${tab}`);
+            const now = log ? log.textContent : null;
+            if (now !== null && logs.has(tab) && logs.get(tab) !== now) {
+                press("made", [tab]);
+            }
+            logs.set(tab, now ?? logs.get(tab));
+        }
     };
 
     // --- what the small buttons are for: Gradio 3.41 has no words for it
@@ -225,12 +251,16 @@
                 nameNumbers();
                 mark();
                 follow();
+                bringFiles();
+                made();
             }, 200);
         }).observe(document.body, {childList: true, subtree: true});
         if (typeof onOptionsChanged === "function") {
             onOptionsChanged(follow); // AUTOMATIC1111 has loaded the checkpoint then
         }
         follow();
+        bringFiles();
+        made();
     };
 
     if (document.readyState === "loading") {

@@ -65,7 +65,6 @@ class VaeManager(scripts.Script):
             ),
         )
         components.when_complete(tab, built.connect)
-        components.when_made(tab, built.follow_pictures)
         self.infotext_fields = paste.fields(built, shelf)
         self.paste_field_names = [str(key) for _, key in self.infotext_fields]
         return built.arguments()

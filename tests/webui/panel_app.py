@@ -147,7 +147,6 @@ with gr.Blocks() as page:
     generate.click(
         lambda: MADE.append(f"Last picture: <b>one</b> · number {len(MADE)}") or f"Time {len(MADE)}", [], [log]
     )
-    panels[0].follow_pictures(log)
     seen = gr.Textbox(elem_id="seen")
     prompt_seen = gr.Textbox(elem_id="prompt_seen")
     gr.Button("read the prompt", elem_id="read_prompt").click(lambda text: text, [prompt], [prompt_seen])

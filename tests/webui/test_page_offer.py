@@ -120,18 +120,3 @@ def test_what_fails_while_connecting_does_not_take_the_page_down():
     components = PageComponents()
     components.when_complete("txt2img", lambda page: 1 / 0)
     components.see(component("txt2img_gallery"))
-
-
-def test_the_line_that_is_written_after_each_job_is_handed_over_once():
-    components, got = PageComponents(), []
-    line = component("html_log_txt2img")
-    components.see(line)
-    components.when_made("txt2img", got.append)
-    components.when_made("img2img", got.append)
-    components.see(component("html_log_extras"))
-    assert got == [line]
-    other = component("html_log_img2img")
-    components.see(other)
-    components.see(line)
-    assert got == [line, other]
-    components.when_made("txt2img", lambda component: 1 / 0)  # must not take the page down

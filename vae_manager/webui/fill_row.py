@@ -15,6 +15,7 @@ import gradio as gr
 
 from vae_manager.selection.page_fields import PAGE_FIELDS
 from vae_manager.webui.page_offer import PageOffer, fill
+from vae_manager.webui.with_the_page import WithThePage
 
 
 def offered_html(text: str) -> str:
@@ -45,10 +46,10 @@ def build_offer_row(tab: str, offer: Callable[[], PageOffer]) -> OfferRow:
         return f"vae_manager_{tab}_{name}"
 
     with gr.Row(equal_height=False, elem_classes=["vae-manager-row", "vae-manager-offer"]):
-        said = gr.HTML(lambda: offered_html(offer().sentence), elem_id=named("offer"))
+        said = gr.HTML(WithThePage(lambda: offered_html(offer().sentence)), elem_id=named("offer"))
         apply = gr.Button("Fill in", size="sm", elem_id=named("apply"))
         undo = gr.Button("Undo", size="sm", visible=False, elem_id=named("undo"))
-        seen = gr.Textbox(lambda: offer().checkpoint, visible=False, elem_id=named("seen"))
+        seen = gr.Textbox(WithThePage(lambda: offer().checkpoint), visible=False, elem_id=named("seen"))
     return OfferRow(said, apply, undo, gr.State({}), seen)
 
 

@@ -26,6 +26,7 @@ from vae_manager.webui.offers import Offer, offers_html
 from vae_manager.webui.page_offer import PageOffer, PageWish
 from vae_manager.webui.preset_list import build_preset_list
 from vae_manager.webui.trace import line, told, trace_html
+from vae_manager.webui.with_the_page import WithThePage
 
 _ID = {"reference": "match"}
 """Where an element is not called like its setting."""
@@ -40,9 +41,6 @@ class Panel:
     connect: Callable[[Mapping[str, Any]], None]
     """To be called once, with the page's own components by the names of the fields that presets fill, while the page is
     built: the buttons that keep and fill do nothing before."""
-
-    follow_pictures: Callable[[Any], None]
-    """To be called once with a component that changes after each job: the line about the last picture comes then."""
 
     def arguments(self) -> list[Any]:
         return list(self.settings.values())
@@ -82,10 +80,6 @@ class Actions:
     last: Callable[[], str]
     """How the last picture was made; empty where there is none of ours."""
 
-    def names(self, again: bool = False) -> list[str]:
-        """The VAE files' names, in the order of the offers."""
-        return [offer.name for offer in self.offers(again)]
-
 
 def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
     """Build the panel of one tab.
@@ -101,7 +95,7 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
 
     def build(*settings: Setting) -> None:
         for setting in settings:
-            built[setting.name] = component(setting, named(_ID.get(setting.name, setting.name)), actions.names)
+            built[setting.name] = component(setting, named(_ID.get(setting.name, setting.name)))
 
     def chosen(choice: str | None, said: str | None = None) -> str:
         """The panel's line, the choice's own unless another is given, and below it how the choice is decided."""
@@ -119,9 +113,9 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
         with gr.Row(elem_classes=["vae-manager-row"]):
             build(first)
             refresh = parts.tool_button("\U0001f504", elem_id=named("refresh"))
-            star = parts.tool_button(starred, elem_id=named("star"))
+            star = parts.tool_button(WithThePage(starred, "\u2606"), elem_id=named("star"))
         vae = built[first.name]
-        about = gr.HTML(lambda: chosen(AUTOMATIC), elem_id=named("about"))  # with the page: a model may be loaded then
+        about = gr.HTML(WithThePage(lambda: chosen(AUTOMATIC), line("\u2026")), elem_id=named("about"))
         with gr.Row():
             build(*modes)
         for mode in modes:
@@ -131,10 +125,13 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
                 build(*others)
                 build(*(setting for setting in choices if setting.aside))
             with gr.Row(elem_classes=["vae-manager-row"]):
-                reference = vae_list(BAKED, "Reference VAE for colours", named("reference"), actions.names)
+                reference = vae_list(BAKED, "Reference VAE for colours", named("reference"))
                 calibrate = gr.Button("Calibrate colours", size="sm", elem_id=named("calibrate"))
-            for_page = gr.HTML(lambda: offers_html(actions.offers(False)), elem_id=named("names"))
-            follow = gr.Button("Follow the checkpoint", visible=False, elem_id=named("follow"))  # pressed by our script
+            for_page = gr.HTML(WithThePage(lambda: offers_html(actions.offers(False))), elem_id=named("names"))
+            # pressed by our script: in Gradio 4.40 an HTML's `change` comes without end
+            files = gr.Button("Look again", visible=False, elem_id=named("files"))
+            follow = gr.Button("Follow the checkpoint", visible=False, elem_id=named("follow"))
+            made = gr.Button("Look at the last picture", visible=False, elem_id=named("made"))
         row = build_offer_row(tab, actions.offer)
         with gr.Accordion("Presets", open=False, elem_id=named("preset")):
             keeping = build_keeping(tab)
@@ -142,21 +139,26 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
                 save = gr.Button("Save for this checkpoint", size="sm", elem_id=named("save"))
                 forget = gr.Button("Forget what is saved", size="sm", elem_id=named("forget"))
             kept = build_preset_list(tab, parts.tool_button, actions.presets, actions.foreign)
-        last = gr.HTML(lambda: told(actions.last()), elem_id=named("last"), elem_classes=["vae-manager-last"])
+        last = gr.HTML(
+            WithThePage(lambda: told(actions.last())), elem_id=named("last"), elem_classes=["vae-manager-last"]
+        )
     settings = [built[name] for name in TABLE]
     lists = [*(built[one.name] for one in vae_settings), reference]
-    buttons = (refresh, star, follow, save, forget, calibrate)
+    buttons = (refresh, star, files, follow, made, save, forget, calibrate)
     parts_of_page = (*row.components(), *keeping.components(), *kept.components)
     for one in (*settings[1:], *buttons, about, last, reference, for_page, *parts_of_page):
         one.do_not_save_to_config = True  # the list of files changes; a saved value would go stale
 
     def read(choice: str, again: bool) -> list[Any]:
         offers = actions.offers(again)
+        return [*listed(offers), offers_html(offers), chosen(choice), starred()]  # the checkpoint may be another now
+
+    def listed(offers: Sequence[Offer]) -> list[Any]:
         names = [offer.name for offer in offers]
         firsts = (*(one.default for one in vae_settings), BAKED)
-        offered = [gr.update(choices=_choices(first, names)) for first in firsts]
-        return [*offered, offers_html(offers), chosen(choice), starred()]  # the checkpoint may be another now
+        return [gr.update(choices=_choices(first, names)) for first in firsts]
 
+    files.click(lambda: listed(actions.offers(False)), [], lists, show_progress="hidden")
     vae.change(chosen, [vae], [about], show_progress="hidden")
     for pressed, again in ((refresh, True), (follow, False)):
         does = functools.partial(read, again=again)
@@ -187,20 +189,14 @@ def build_panel(tab: str, parts: Parts, actions: Actions) -> Panel:
 
     button(calibrate, lambda other, *given: actions.calibrate(from_arguments(given), other), [reference, *settings])
 
-    def follow_pictures(changes: Any) -> None:
-        changes.change(lambda: told(actions.last()), [], [last], show_progress="hidden")
-
-    return Panel({name: built[name] for name in TABLE}, connect, follow_pictures)
+    made.click(lambda: told(actions.last()), [], [last], show_progress="hidden")
+    return Panel({name: built[name] for name in TABLE}, connect)
 
 
-def component(setting: Setting, elem_id: str, names: Callable[[bool], Sequence[str]]) -> Any:
-    """The component of one setting, anywhere on the page.
-
-    Args:
-        names: the VAE files' names; only a list of VAEs asks for them.
-    """
+def component(setting: Setting, elem_id: str) -> Any:
+    """The component of one setting, anywhere on the page."""
     if setting.kind == "vae":
-        return vae_list(setting.default, setting.label, elem_id, names)
+        return vae_list(setting.default, setting.label, elem_id)
     if setting.kind == "choice":
         return gr.Radio(list(setting.choices), value=setting.default, label=setting.label, elem_id=elem_id)
     if setting.kind == "picture":
@@ -213,10 +209,11 @@ def slider(setting: Setting, label: str, elem_id: str) -> Any:
     return gr.Slider(setting.least, setting.most, setting.default, step=setting.step, label=label, elem_id=elem_id)
 
 
-def vae_list(first: str, label: str, elem_id: str, names: Callable[[bool], Sequence[str]]) -> Any:
-    """A list of VAEs, with what may be chosen instead of a file at its top."""
+def vae_list(first: str, label: str, elem_id: str) -> Any:
+    """A list of VAEs, with what may be chosen instead of a file at its top; our script has the files come as the page
+    is opened."""
     return gr.Dropdown(
-        choices=_choices(first, names(False)),
+        choices=_choices(first, ()),
         value=first,
         label=label,
         allow_custom_value=True,  # a pasted picture may name a VAE that is not here

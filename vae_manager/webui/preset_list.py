@@ -25,6 +25,7 @@ from vae_manager.webui.kept_presets import (
     take_foreign,
 )
 from vae_manager.webui.trace import line
+from vae_manager.webui.with_the_page import WithThePage
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def build_preset_list(
         return [presets_html(presets), gr.update(choices=list(labels(presets)), value=None)]
 
     with gr.Accordion("Saved presets", open=False, elem_id=named("group")):
-        kept = gr.HTML(lambda: presets_html(presets), elem_id=named("kept"))
+        kept = gr.HTML(WithThePage(lambda: presets_html(presets)), elem_id=named("kept"))
         with gr.Row(equal_height=False, elem_classes=["vae-manager-row"]):
             chosen = gr.Dropdown(list(labels(presets)), label="Preset of", elem_id=named("chosen"))
             refresh = tool_button("\U0001f504", elem_id=named("refresh"))
