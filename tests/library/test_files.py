@@ -59,6 +59,20 @@ def test_the_same_file_reached_twice_is_one_entry(tmp_path: Path):
     assert names(Folder(tmp_path / "VAE"), Folder(tmp_path / "link"), Folder(tmp_path / "VAE")) == ["v.pt"]
 
 
+def test_a_file_is_known_by_its_resolved_path(tmp_path: Path):
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    for name in ("a.safetensors", "sub/b.pt"):
+        (tmp_path / "real" / name).touch()
+    (tmp_path / "elsewhere.safetensors").touch()
+    (tmp_path / "real" / "c.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    found = find_vaes([Folder(tmp_path / "link")])
+    assert {file.name for file in found} == {"a.safetensors", "c.safetensors", "sub/b.pt"}
+    for file in found:
+        assert file.key == os.path.realpath(file.path) != str(file.path)
+        assert vae_file(file.path).key == file.key
+
+
 def test_loops_dangling_links_and_missing_folders(tmp_path: Path):
     touch(tmp_path / "VAE" / "sub" / "v.pt")
     (tmp_path / "VAE" / "sub" / "up").symlink_to(tmp_path / "VAE")

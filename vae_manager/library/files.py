@@ -10,11 +10,12 @@ import os
 import stat
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 from vae_manager.library.tensors import SUFFIXES
+from vae_manager.store import file_key
 
 MARKED_SUFFIXES = tuple(f".vae{suffix}" for suffix in SUFFIXES)
 """How a VAE is named where checkpoints lie (`model.vae.pt` beside `model.safetensors`)."""
@@ -37,6 +38,13 @@ class VaeFile:
     """What the user sees and types: the path relative to its folder, with forward slashes; unique in a list."""
     size: int
     mtime_ns: int
+    real: str = field(default="", compare=False)
+    """Its resolved path, where that was found out already."""
+
+    @property
+    def key(self) -> str:
+        """What the store calls its rows: its resolved path."""
+        return self.real or file_key(self.path)
 
     @property
     def stem(self) -> str:
@@ -59,14 +67,14 @@ def file_stem(name: str) -> str:
     return name
 
 
-def vae_file(path: Path, name: str | None = None) -> VaeFile:
+def vae_file(path: Path, name: str | None = None, real: str = "") -> VaeFile:
     """Describe one file by its path.
 
     Raises:
         OSError: there is no such file, or it cannot be looked at.
     """
     stat = path.stat()
-    return VaeFile(path, name or path.name, stat.st_size, stat.st_mtime_ns)
+    return VaeFile(path, name or path.name, stat.st_size, stat.st_mtime_ns, real)
 
 
 def find_vaes(folders: Iterable[Folder]) -> tuple[VaeFile, ...]:
@@ -76,16 +84,28 @@ def find_vaes(folders: Iterable[Folder]) -> tuple[VaeFile, ...]:
     twice is listed once.
     """
     found: dict[str, tuple[VaeFile, Path]] = {}
+    real_folders: dict[str, str] = {}
     for folder in folders:
         for path in model_files(folder.path, MARKED_SUFFIXES if folder.marked_only else SUFFIXES):
-            key = os.path.realpath(path)
+            key = _resolved(path, real_folders)
             if key in found:
                 continue
             try:
-                found[key] = (vae_file(path, path.relative_to(folder.path).as_posix()), folder.path)
+                found[key] = (vae_file(path, path.relative_to(folder.path).as_posix(), key), folder.path)
             except OSError:  # deleted between listing and looking
                 continue
     return tuple(sorted(_with_unique_names(found.values()), key=lambda file: file.name.casefold()))
+
+
+def _resolved(path: Path, folders: dict[str, str]) -> str:
+    """The resolved path. Looking at every part of every path takes longer than all else, so each folder is looked at
+    once and kept in `folders`."""
+    if path.is_symlink():
+        return os.path.realpath(path)
+    folder, name = os.path.split(path)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    return os.path.join(folders[folder], name)
 
 
 def model_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Path]:

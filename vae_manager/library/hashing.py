@@ -64,7 +64,7 @@ class HashCache:
         version = str(file.path), stamp_of(file)
         if self._unknown and version in self._unknown:
             return None
-        found = self._store.get(KIND, file_key(file.path), stamp_of(file))
+        found = self._store.get(KIND, file.key, stamp_of(file))
         if isinstance(found, str) and len(found) == 64:
             return found
         if self._unknown is not None:
@@ -86,7 +86,7 @@ class HashCache:
             raise VaeFileError("it was deleted while it was being read") from error
         if changed:
             raise VaeFileError("it was changed while it was being read; try again when its download is finished")
-        self._store.put(KIND, file_key(file.path), stamp_of(file), sha256)
+        self._store.put(KIND, file.key, stamp_of(file), sha256)
         if self._unknown:
             self._unknown.discard((str(file.path), stamp_of(file)))
         return sha256

@@ -30,7 +30,7 @@ from vae_manager.library.identify import (
 from vae_manager.library.known import by_name
 from vae_manager.library.layouts import CHECKPOINT_PREFIXES, detect_layout
 from vae_manager.library.tensors import is_safetensors_name, open_tensors, read_header
-from vae_manager.store import Store, file_key
+from vae_manager.store import Store
 
 if TYPE_CHECKING:
     from vae_manager.library.health import RoundTrip
@@ -141,7 +141,7 @@ class FactsCache:
         Raises:
             VaeFileError: there is no VAE in the file, or it cannot be read.
         """
-        known = self._store.get("digest", file_key(file.path), stamp_of(file))
+        known = self._store.get("digest", file.key, stamp_of(file))
         if isinstance(known, str):
             return known
         if not compute:
@@ -159,7 +159,7 @@ class FactsCache:
 
         `look`: '' only what is known already; 'weights' a second; 'pictures' many seconds (a round trip).
         """
-        known = self._store.get(f"health {REVISION}", file_key(file.path), stamp_of(file))
+        known = self._store.get(f"health {REVISION}", file.key, stamp_of(file))
         done = str(known.get("look")) if isinstance(known, dict) else ""
         if _LOOKS.index(look) <= (_LOOKS.index(done) if done in _LOOKS else 0):
             problems = known.get("problems") if isinstance(known, dict) else None
@@ -175,7 +175,7 @@ class FactsCache:
 
     def trip(self, file: VaeFile, compute: bool = False, progress: Progress | None = None) -> RoundTrip | None:
         """What a round trip does to pictures; None where it is not known, must not be found out, or cannot be."""
-        known = self._store.get(f"trip {REVISION}", file_key(file.path), stamp_of(file))
+        known = self._store.get(f"trip {REVISION}", file.key, stamp_of(file))
         if not compute and not isinstance(known, dict):
             return None
         if isinstance(known, dict):
@@ -202,7 +202,7 @@ class FactsCache:
         return found
 
     def _stored(self, kind: str, file: VaeFile, type_: type[Facts], read: Any) -> Facts:
-        known = self._store.get(kind, file_key(file.path), stamp_of(file))
+        known = self._store.get(kind, file.key, stamp_of(file))
         if isinstance(known, dict):
             try:
                 return type_(**known)
@@ -213,7 +213,7 @@ class FactsCache:
         return type_(**json.loads(json.dumps(found)))  # as the store will give it back
 
     def _remember(self, kind: str, file: VaeFile, value: Any) -> None:
-        self._store.put(kind, file_key(file.path), stamp_of(file), value, later=True)
+        self._store.put(kind, file.key, stamp_of(file), value, later=True)
 
 
 def _trip_again(known: Mapping[str, Any]) -> RoundTrip | None:
