@@ -5,6 +5,7 @@
     "use strict";
 
     const OURS = '[id^="vae_manager_"], .vae-manager-names, [id$="_vae_cards"]';
+    const COMMENTS = '[id^="html_log_"] .comments'; // below a picture, with what others say: whole sentences of ours only
     const NOT_OURS = "ul.options, [role=listbox], [data-vae], textarea, script, style"; // names, and what users write
     const NAMED = ["title", "aria-label", "placeholder"];
 
@@ -158,11 +159,11 @@
 
     const put = (node) => {
         const held = node.parentElement;
-        if (!held || held.closest(NOT_OURS) || !held.closest(OURS)) {
+        if (!held || held.closest(NOT_OURS) || !held.closest(`${OURS}, ${COMMENTS}`)) {
             return;
         }
         const text = node.nodeValue.trim();
-        const found = said(text);
+        const found = held.closest(OURS) ? said(text) : text ? whole(text, 0) : null;
         if (found !== null && found !== text) {
             node.nodeValue = node.nodeValue.replace(text, () => found);
         }
@@ -181,10 +182,12 @@
         }
     };
 
+    const holds = (node) => node.closest(`${OURS}, ${COMMENTS}`) || node.querySelector(`${OURS}, ${COMMENTS}`);
+
     const walk = (node) => {
         if (node.nodeType === Node.TEXT_NODE) {
             put(node);
-        } else if (node.nodeType === Node.ELEMENT_NODE && (node.closest(OURS) || node.querySelector(OURS))) {
+        } else if (node.nodeType === Node.ELEMENT_NODE && holds(node)) {
             const texts = document.createTreeWalker(node, NodeFilter.SHOW_TEXT);
             while (texts.nextNode()) {
                 put(texts.currentNode);

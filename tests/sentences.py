@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from vae_manager.latents.architectures import ARCHITECTURES
+from vae_manager.latents.spaces import SPACES
 from vae_manager.page.colour_view import NAMES
 from vae_manager.page.library_view import HEAD as LIBRARY
 from vae_manager.page.models_view import FILTERS
@@ -23,23 +25,17 @@ OURS = "VAE Manager: "
 
 SILENT = {
     *("page/command.py", "selection/examiner.py", "webui/api.py", "webui/options.py", "webui/xyz.py"),
-    *("library/merge.py", "library/unpickler.py", "library/digest.py"),
+    *("library/merge.py", "codec/memory.py", "codec/pictures.py"),  # what commands alone ask for, and what others say
 }
 """Files of these rooms whose texts stand on no page, or are labels, which are found elsewhere."""
 
 ROOMS = [
     path
-    for room in ("page", "webui", "selection", "color", "library")
+    for room in ("page", "webui", "selection", "color", "library", "codec", "latents")
     for path in sorted((PACKAGE / room).rglob("*.py"))
     if path.relative_to(PACKAGE).as_posix() not in SILENT
 ]
-FILES = [
-    *ROOMS,
-    *(PACKAGE / "codec" / name for name in ("swap.py", "coder.py", "streaming/plan.py")),
-    *(PACKAGE / "latents" / name for name in ("claims.py", "reading.py")),
-    PACKAGE / "errors.py",
-    PACKAGE / "downloads.py",
-]
+FILES = [*ROOMS, PACKAGE / "errors.py", PACKAGE / "downloads.py", PACKAGE / "json_text.py"]
 
 NOT_SAID = (
     re.compile(r"</|<\w+ |class=|=\"|^<"),  # HTML
@@ -48,20 +44,54 @@ NOT_SAID = (
     re.compile(r"^vae-manager "),  # commands
 )
 
-_NAMES = {"VAE", "VAE Manager", "VAE hash", "VAE Manager color", "VAE Manager warning", "CFG", "sha256"}
+OTHERS = {
+    *("Expecting value", "Expecting ',' delimiter", "Expecting ':' delimiter", "Extra data"),
+    *("Expecting property name enclosed in double quotes", "Unterminated string starting at"),
+    *("Illegal trailing comma before end of object", "Illegal trailing comma before end of array"),
+    "Invalid control character at",
+    *("No such file or directory", "Permission denied", "Is a directory", "No space left on device"),
+    *("Read-only file system", "Input/output error", "File name too long"),
+}
+"""What Python says of JSON and the system of files, for the ends of our sentences: the most usual."""
+
+TITLES = {one.title for one in (*ARCHITECTURES, *SPACES.values())}
+"""Names of models, in sentences. Those that are words, too, are said in each language."""
+
+WORDY = re.compile(r"\b(and|without|the|inpainting|depth)\b")
+
+_NAMES = {title for title in TITLES if not WORDY.search(title)} | {
+    "VAE",
+    "VAE Manager",
+    "VAE hash",
+    "VAE Manager color",
+    "VAE Manager warning",
+    "CFG",
+    "sha256",
+}
 
 _NOT_SHOWN = {
     *('L256 64 Z"/>', "L{0} {1}", "health {0}", "hold() first", "held something else than presets", "{0} enabled"),
     *("contrast contrasty", "dark darker darkness", "sharp sharper", "vibrant vivid", "Decode mode", "Hires VAE"),
     *("{0} has version {1}, this program reads version 1", "GGUF type {0}", "{0} bytes", "it is {0}", "{0} or {1}"),
     *("rule {0} {1}", "round trip", "trip {0}", "Built in", "attention is a pass of its own"),
+    *("a shape", "a tensor without a storage", "a tensor without a type", "a storage", "a storage's type", "too much"),
+    *("an operation that PyTorch does not write", "an entry of something that has none", "Tensor | None"),
+    *("a norm's input is always measured first", "a level has begun before it ends", "longer than {0} bytes"),
+    *("a block was opened before it is closed", "a level of several stages begins with one of them"),
+    *(
+        "build_taesd makes no autoencoder without either half",
+        "it is no ordinary file",
+        "the plan is for {0} and the input is {1}",
+        "the decode or encode was stopped",
+        "the work was stopped",
+    ),
 }
 """What the rooms say to nobody: to logs, to themselves; and names."""
 
 
 def sentences() -> set[str]:
     """All of them."""
-    found = {text for path in FILES for text in _said(path)} | set(_words()) | set(_of_the_scripts())
+    found = {text for path in FILES for text in _said(path)} | set(_words()) | set(_of_the_scripts()) | OTHERS
     return found - _NAMES - _NOT_SHOWN
 
 
@@ -70,7 +100,8 @@ def _words() -> Iterator[str]:
     stands, so ours have a name before them, which only our script looks for."""
     words = [word for head in (LIBRARY, KEPT, FOREIGN, FILTERS, STEPS, NAMES) for word in head if word]
     words += ["host", "chosen", "refused", "Checkpoint", "Why", "Damage", "Step", "Outcome", "Command", "File", "Name"]
-    words += ["Precision", "Size", "remembered", "corrected", "Search", "decode", "encode"]
+    words += ["Precision", "Size", "remembered", "corrected", "Search", "decode", "encode", "decoder", "encoder"]
+    words += ["upsampling", "downsampling", "Stopped."]
     yield from (
         word if " " in word else OURS + word for word in words if word not in ("VAE", "Decode", "Colour")
     )  # labels too

@@ -93,3 +93,21 @@ def test_a_translation_has_the_places_of_the_sentence(language: str):
 def test_a_translation_holds_no_markup(language: str):
     texts = (re.sub(r"<vae:[-\w]*>", "", text) for text in words(language).values())
     assert not [text for text in texts if set("<>&") & set(text)]
+
+
+def parts_of(name: str) -> list[str]:
+    """A README without its words: headings by their level, pictures, tables by their columns, items, commands."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    patterns = (r"#+ ", r"\s*!\[[^]]*\]\(.*\)", r"- ", r"\d\. ", r"    \S+ \S+")
+    found = []
+    for line in lines:
+        if line.startswith("|"):
+            found.append(f"{line.count('|')} columns")
+        elif match := next(filter(None, (re.match(pattern, line) for pattern in patterns)), None):
+            found.append(re.sub(r"\[[^]]*\]", "[]", match[0].strip()))
+    return found
+
+
+def test_the_chinese_readme_has_every_part_of_the_english_one():
+    assert parts_of("README.zh-CN.md") == parts_of("README.md")
+    assert len(parts_of("README.md")) > 80

@@ -152,7 +152,7 @@ def test_a_spike_does_not_swallow_the_other_pixels():
 
 def test_a_strip_that_lies_otherwise_is_refused_before_anything_is_written():
     x = strip((2, 3, 8))
-    with pytest.raises(ValueError, match="strides"):
+    with pytest.raises(AssertionError):
         fused.normed(torch.ones(8), torch.zeros(8), "silu")(x, torch.empty(8, 2, 3).permute(1, 2, 0))
 
 

@@ -211,15 +211,19 @@ def test_a_washed_out_picture_is_mended_with_its_histograms(page, tmp_path: Path
     page.locator("#vae_manager_page_colour_out img").first.wait_for()
 
 
+def sized(page, side: int) -> None:
+    for name in ("width", "height"):
+        number = page.locator(f"#vae_manager_page_decode_{name} input[type=number]")
+        number.fill(str(side))
+        number.press("Tab")
+
+
 def test_what_a_size_takes_is_drawn_and_tried(page):
     tab(page, "Decode")
     press(page, "plan")
     shown(page, "plans", "Choose a VAE first.")
     pick(page, "decode_vae", "one.safetensors")
-    for side in ("width", "height"):
-        number = page.locator(f"#vae_manager_page_decode_{side} input[type=number]")
-        number.fill("256")
-        number.press("Tab")
+    sized(page, 256)
     press(page, "plan")
     plans = shown(page, "plans", "A picture of 256 × 256 takes")
     assert plans.locator(".vae-manager-bar").count() >= 5 and plans.locator(".vae-manager-chosen").count() == 1
@@ -242,14 +246,28 @@ def test_the_page_speaks_the_browsers_language_and_leaves_names_alone(page):
     shown(page, "colour_said", "请先放入一张图片。")
 
 
+@pytest.mark.parametrize("language", ["zh-CN"])
+def test_errors_from_every_room_are_in_the_browsers_language(page, tmp_path: Path):
+    (tmp_path / "no-latent.safetensors").write_bytes(b"\0" * 64)
+    page.get_by_role("tab", name="比较", exact=True).first.click()
+    pick(page, "compared", "one.safetensors")
+    page.mouse.click(640, 5)
+    page.locator("#vae_manager_page_latent input[type=file]").first.set_input_files(tmp_path / "no-latent.safetensors")
+    page.locator("#vae_manager_page_latent").get_by_text("no-latent").first.wait_for()
+    press(page, "compare")
+    said = shown(page, "comparison", "'no-latent.safetensors' 不是潜空间文件")
+    assert "里面全是零" in said.text_content() and "gradio" not in said.text_content()
+    page.get_by_role("tab", name="规则", exact=True).first.click()
+    page.locator("#vae_manager_page_rules textarea").fill("{")
+    press(page, "rules_check")
+    shown(page, "rules_said", "此处应有用双引号括起的键")
+
+
 def test_a_long_thing_shows_how_far_it_is(page):
     """On the way to what it says in the end: the page's own bar, with a name or a share in it."""
     tab(page, "Decode")
     pick(page, "decode_vae", "one.safetensors")
-    for side in ("width", "height"):
-        number = page.locator(f"#vae_manager_page_decode_{side} input[type=number]")
-        number.fill("1536")
-        number.press("Tab")
+    sized(page, 1536)
     page.evaluate(
         """() => {
             window.seen = [];
@@ -262,6 +280,23 @@ def test_a_long_thing_shows_how_far_it_is(page):
     press(page, "try")
     shown(page, "plans", "Tried: ")
     assert any("%" in text for text in page.evaluate("() => window.seen"))
+
+
+def test_stop_ends_what_runs(page):
+    """Not the page's waiting alone: the same work begun anew would wait for what still runs, which takes minutes."""
+    tab(page, "Decode")
+    pick(page, "decode_vae", "one.safetensors")
+    stop = page.locator("#vae_manager_page_try_stop")
+    assert stop.is_disabled()
+    sized(page, 2048)
+    press(page, "try")
+    page.wait_for_function("() => !document.querySelector('#vae_manager_page_try_stop').disabled")
+    stop.click()
+    shown(page, "plans", "Stopped.")
+    page.wait_for_function("() => document.querySelector('#vae_manager_page_try_stop').disabled")
+    sized(page, 64)
+    press(page, "try")
+    shown(page, "plans", "Tried: ")
 
 
 STICKS_OUT = """() => {

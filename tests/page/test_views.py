@@ -12,10 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import FLUX, make_state
+from vae_manager.errors import Interrupted
 from vae_manager.library.files import Folder
 from vae_manager.page import colour_view, compare_view, decode_view, library_view, models_view
 from vae_manager.page.house import House
 from vae_manager.page.markup import bars, before_after, difference, histogram, table
+from vae_manager.page.work import Stoppable
 
 MARKUP = "<img src=x onerror=alert(1)>.safetensors"
 ROOT = Path(__file__).parents[2]
@@ -191,6 +193,66 @@ def test_the_plans_for_a_size(house: House):
     assert "Tried: " in decode_view.plan_html(house, "a.safetensors", 64, 64, "cpu", run=True)
     assert "Choose a VAE" in decode_view.plan_html(house, None, 64, 64, "cpu")
     assert "cannot be used" in decode_view.plan_html(house, "broken.safetensors", 64, 64, "cpu")
+
+
+# --- long work
+
+
+def stopping(after: int):
+    """Tells that raise from the one behind `after` on, and what was told before."""
+    told: list[tuple] = []
+
+    def tell(*how_far, **words):
+        if len(told) >= after:
+            raise Interrupted("the work was stopped")
+        told.append((how_far, words.get("desc")))
+
+    return tell, told
+
+
+LONG = {
+    "look again": lambda house, tell: library_view.rows(house, house.vaes(), tell),
+    "details": lambda house, tell: library_view.details_html(house, "a.safetensors", tell),
+    "models": lambda house, tell: models_view.rows(house, tell),
+    "compare": lambda house, tell: compare_view.compare(house, ["a.safetensors"], picture(), 256, None, tell),
+    "try": lambda house, tell: decode_view.plan_html(house, "a.safetensors", 256, 256, "cpu", run=True, tell=tell),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_every_long_thing_ends_where_it_tells_how_far_it_is(house: House, name: str):
+    tell, told = stopping(0)
+    with pytest.raises(Interrupted):
+        LONG[name](house, tell)
+    tell, told = stopping(1000)
+    LONG[name](house, tell)
+    assert told
+
+
+def test_a_comparison_tells_of_every_strip_of_every_vae(house: House, write_vae):
+    write_vae("VAE/c.safetensors", seed=3)
+    told: list[tuple[float, str]] = []
+    names = ["a.safetensors", "c.safetensors"]
+    compare_view.compare(house, names, picture(), 256, None, lambda share, desc: told.append((share, desc)))
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1 and len(shares) > 4
+    assert [name for _, name in told] == sorted(name for _, name in told) and {name for _, name in told} == set(names)
+
+
+def test_stop_ends_what_runs_and_not_what_is_begun_after_it():
+    work, told = Stoppable(), []
+    work.stop()  # nothing runs
+    with work.running(told.append) as tell:
+        tell(1)
+        with work.running(told.append) as other:
+            work.stop()
+            with pytest.raises(Interrupted):
+                other(2)
+        with pytest.raises(Interrupted):
+            tell(3)
+    with work.running(told.append) as tell:
+        tell(4)
+    assert told == [1, 4]
 
 
 # --- drawing

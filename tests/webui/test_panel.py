@@ -543,6 +543,34 @@ def test_sentences_stand_in_the_pages_language_and_names_stay_as_they_are(page):
     about(page, "个文件里没有 VAE '<img src=x onerror=alert(1)>.safetensors'")
     assert page.locator("#vae_manager_txt2img_about img").count() == 0
     page.locator("#vae_manager_txt2img_about th", has_text="原因").wait_for(state="attached")
+
+
+COMMENTS = (
+    "one.safetensors cannot be used: its decoder is set to stop before its last layers ('give_pre_end').",
+    "Another extension: all",
+)
+
+
+def test_what_is_said_below_a_picture_is_in_the_pages_language_and_others_words_are_theirs(page):
+    words = json.loads((ROOT / "localizations" / "zh_CN.json").read_text(encoding="utf-8"))
+    page.evaluate("words => { window.localization = words; }", words)
+    page.add_script_tag(path=ROOT / "javascript" / "vae_manager_words.js")
+    page.evaluate(
+        """lines => {
+            const log = document.createElement("div");
+            log.id = "html_log_img2img";
+            const comments = Object.assign(document.createElement("p"), {className: "comments"});
+            lines.forEach((line) => comments.append(line, document.createElement("br")));
+            log.append(comments);
+            document.body.append(log);
+        }""",
+        COMMENTS,
+    )
+    said = page.locator(
+        "#html_log_img2img .comments", has_text="one.safetensors 不能使用：它的解码器设为在最后几层之前停止"
+    )
+    said.wait_for()
+    assert said.text_content().endswith(COMMENTS[1])
     assert trace(page)[1][0] == "面板" and trace(page)[1][1] == "被拒绝"
     page.locator('#vae_manager_txt2img_refresh[title^="重新查看文件夹"]').wait_for()
 

@@ -80,6 +80,11 @@ def release_cached(device: torch.device) -> None:
         module.empty_cache()
 
 
+def in_words(count: float) -> str:
+    """An amount of memory for people: `1.3 GB`."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+
+
 def read_bytes(text: str) -> int:
     """An amount of memory as people write it, in bytes: '2GiB', '500MB', '1e9'.
 

@@ -65,6 +65,12 @@ def library_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=whole(1, 1000), default=3, metavar="N")
 
 
+def page_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--files", type=whole(100, 100000), default=1000, metavar="N", help="VAEs, and as many checkpoints")
+    add("--rounds", type=whole(1, 1000), default=5, metavar="N")
+
+
 SUBJECTS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "tiling": ("the exact decode beside the whole one and other tilers", tiling_arguments),
     "gpu": ("the exact decode on a GPU, beside the whole one and other tilers", gpu_arguments),
@@ -72,6 +78,7 @@ SUBJECTS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "swap": ("a change of VAE in a running WebUI beside its own way", swap_arguments),
     "color": ("colour correction beside other tools, on a set of pictures", color_arguments),
     "library": ("listing and matching hundreds of files, and hashing one", library_arguments),
+    "page": ("the page with a thousand files in a browser, and what building it costs a WebUI", page_arguments),
 }
 """What each benchmark is, and its options, which it has as a script of its own too."""
 

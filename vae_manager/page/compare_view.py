@@ -19,17 +19,20 @@ from vae_manager.codec.pictures import on_white, pad_to_multiple, with_channels
 from vae_manager.codec.streaming import stream_decode, stream_encode
 from vae_manager.codec.whole import decode, encode, latent_of
 from vae_manager.color.difference import delta_e
-from vae_manager.errors import BadInputError, VaeFileError, VaeManagerError
+from vae_manager.errors import BadInputError, Interrupted, VaeFileError, VaeManagerError
 from vae_manager.library.files import VaeFile
 from vae_manager.library.state import load_state
-from vae_manager.page.house import House, Tell, silent
+from vae_manager.page.house import House
 from vae_manager.page.markup import before_after, difference, picture, problems
+from vae_manager.page.work import Tell, part_of, silent
 
 MOST = 6
 """VAEs at once."""
 
-Run = Callable[[Autoencoder], Tensor]
-"""A VAE's pixels of what is compared, (N, 3, H, W)."""
+OnProgress = Callable[[int, int], None]
+
+Run = Callable[[Autoencoder, OnProgress], Tensor]
+"""A VAE's pixels of what is compared, (N, 3, H, W); tells (done, total) meanwhile."""
 
 SIDES = (256, 512, 768, 1024)
 """Longer sides to which a picture is brought first: the comparison is to be seen soon."""
@@ -53,12 +56,17 @@ def compare(
         image: goes through encoder and decoder of each VAE.
         side: the longer side in pixels to which it is brought.
         latent: path of a latent file; it goes before the picture, and through the decoders alone.
+
+    Raises:
+        Interrupted: `tell` did.
     """
     try:
         names = _checked(names)
         source, run = _source(image, side, latent)
         files = {file.name: file for file in house.vaes()}
         done, refused = _each(names, files, run, bool(latent), tell)
+    except Interrupted:
+        raise
     except VaeManagerError as error:
         return problems([str(error)])
     first = Through("the picture", source) if source is not None else done[0] if done else None
@@ -74,13 +82,11 @@ def _checked(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _source(
-    image: Image.Image | None, side: int, latent: str | None
-) -> tuple[np.ndarray | None, Callable[..., Tensor]]:
+def _source(image: Image.Image | None, side: int, latent: str | None) -> tuple[np.ndarray | None, Run]:
     """What went in, where it is a picture, and what brings a VAE's pixels out of it."""
     if latent:
-        z = load_latent(Path(latent)).z
-        return None, lambda vae: _decoded(vae, z)
+        z = _latent(Path(latent))
+        return None, lambda vae, on_progress: _decoded(vae, z, on_progress)
     if image is None:
         raise BadInputError("Give a picture or a latent to compare on.")
     image = image.convert("RGB")
@@ -89,11 +95,20 @@ def _source(
     image = image.resize((width, height), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
-    def through(vae: Autoencoder) -> Tensor:
+    def through(vae: Autoencoder, on_progress: OnProgress) -> Tensor:
         padded = pad_to_multiple(with_channels(pixels, vae.config.image_channels), vae.config.ratio)
-        return _decoded(vae, latent_of(_encoded(vae, padded)))[..., :height, :width]
+        z = latent_of(_encoded(vae, padded, lambda done, total: on_progress(done, 2 * total)))
+        return _decoded(vae, z, lambda done, total: on_progress(total + done, 2 * total))[..., :height, :width]
 
     return np.asarray(image, dtype=np.float32) / 255, through
+
+
+def _latent(path: Path) -> Tensor:
+    """An uploaded latent. Where it lies meanwhile is nobody's business: only its name is said."""
+    try:
+        return load_latent(path).z
+    except BadInputError as error:
+        raise BadInputError(str(error).replace(str(path), path.name)) from error
 
 
 def _each(
@@ -103,38 +118,41 @@ def _each(
     done: list[Through] = []
     refused: list[str] = []
     for at, name in enumerate(names):
-        tell((at, len(names)), desc=name)
+        on_progress = part_of(tell, at, len(names), name)
+        on_progress(0, 1)
         try:
             if name not in files:
                 raise BadInputError(f"There is no VAE {name!r} any more.")
             state = load_state(files[name], torch.float32)
             if raw and state.kind.latents_scaled:
                 raise BadInputError(f"{name} is a tiny VAE, which takes the model's own latents; compare on a picture.")
-            out = run(state.network().eval())
+            out = run(state.network().eval(), on_progress)
             if not bool(torch.isfinite(out).all()):
                 raise BadInputError(f"{name} gives no picture (NaN): it is damaged.")
             pixels = ((on_white(out)[0] + 1) / 2).clamp(0, 1).permute(1, 2, 0).float().numpy()
             done.append(Through(name, pixels))
         except VaeFileError as error:
             refused.append(error.sentence(name))
+        except Interrupted:
+            raise
         except VaeManagerError as error:
             refused.append(str(error) if name in str(error) else f"{name}: {error}")
     return done, refused
 
 
 @torch.no_grad()
-def _decoded(vae: Autoencoder, z: Tensor) -> Tensor:
+def _decoded(vae: Autoencoder, z: Tensor, on_progress: OnProgress) -> Tensor:
     try:
-        tensor = stream_decode(vae, z).tensor
+        tensor = stream_decode(vae, z, on_progress=on_progress).tensor
     except VaeFileError:  # of a kind that is not streamed
         tensor = None
     return decode(vae, z) if tensor is None else tensor.float()
 
 
 @torch.no_grad()
-def _encoded(vae: Autoencoder, pixels: Tensor) -> Tensor:
+def _encoded(vae: Autoencoder, pixels: Tensor, on_progress: OnProgress) -> Tensor:
     try:
-        tensor = stream_encode(vae, pixels).tensor
+        tensor = stream_encode(vae, pixels, on_progress=on_progress).tensor
     except VaeFileError:
         tensor = None
     return encode(vae, pixels) if tensor is None else tensor.float()

@@ -6,14 +6,15 @@ import time
 
 import torch
 
-from vae_manager.codec.memory import free_bytes
+from vae_manager.codec.memory import free_bytes, in_words
 from vae_manager.codec.streaming import plan_decode, stream_decode
 from vae_manager.codec.streaming.passes import MODES
 from vae_manager.codec.streaming.plan import Plan
-from vae_manager.errors import MemoryLimitError, VaeFileError, VaeManagerError
+from vae_manager.errors import Interrupted, MemoryLimitError, VaeFileError, VaeManagerError
 from vae_manager.library.state import load_state
-from vae_manager.page.house import House, Tell, silent
+from vae_manager.page.house import House
 from vae_manager.page.markup import bars, line, problems
+from vae_manager.page.work import Tell, part_of, silent
 
 WORDS = {
     "A": "everything in memory, the fastest",
@@ -29,7 +30,11 @@ DEVICES = ("cpu", "cuda")
 def plan_html(
     house: House, name: str | None, width: int, height: int, device: str, run: bool = False, tell: Tell = silent
 ) -> str:
-    """The plans for a picture of this size, and, with `run`, what decoding noise really took."""
+    """The plans for a picture of this size, and, with `run`, what decoding noise really took.
+
+    Raises:
+        Interrupted: `tell` did.
+    """
     file = next((file for file in house.vaes() if file.name == name), None)
     if file is None:
         return line("Choose a VAE first.")
@@ -46,19 +51,21 @@ def plan_html(
         tried = _tried(vae, shape, free, tell) if run and chosen else ""
     except VaeFileError as error:
         return problems([error.sentence(file.name)])
+    except Interrupted:
+        raise
     except VaeManagerError as error:
         return problems([str(error)])
     size = f"{shape[3] * ratio} × {shape[2] * ratio}"
     if chosen is None:
-        said = line(f"A picture of {size} does not fit: {_gb(free)} are free.", "verdict")
+        said = line(f"A picture of {size} does not fit: {in_words(free)} are free.", "verdict")
     else:
-        least = min(plan.peak_bytes for plan in plans.values())
+        takes, least = (in_words(count) for count in (chosen.peak_bytes, min(p.peak_bytes for p in plans.values())))
         said = line(
-            f"A picture of {size} takes {_gb(chosen.peak_bytes)} of {_gb(free)} that are free; the least would be "
-            f"{_gb(least)}. Every way gives the same pixels.",
+            f"A picture of {size} takes {takes} of {in_words(free)} that are free; the least would be {least}. "
+            "Every way gives the same pixels.",
             "verdict",
         )
-    return said + tried + bars(drawn, ("free now", free, _gb(free)))
+    return said + tried + bars(drawn, ("free now", free, in_words(free)))
 
 
 def _plan(vae: torch.nn.Module, shape: tuple[int, ...], mode: str | None, limit: int | None = None) -> Plan | None:
@@ -70,20 +77,12 @@ def _plan(vae: torch.nn.Module, shape: tuple[int, ...], mode: str | None, limit:
 
 def _row(mode: str, plan: Plan, chosen: Plan | None) -> tuple[str, float, str, bool]:
     name = f"{mode}: {WORDS[mode]}" if mode in WORDS else mode
-    return name, float(plan.peak_bytes), _gb(plan.peak_bytes), chosen is not None and chosen.mode == mode
+    return name, float(plan.peak_bytes), in_words(plan.peak_bytes), chosen is not None and chosen.mode == mode
 
 
 def _tried(vae: torch.nn.Module, shape: tuple[int, ...], free: int, tell: Tell) -> str:
     began = time.perf_counter()
     z = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     z = z.to(next(vae.parameters()).device)
-
-    def on_progress(done: int, total: int) -> None:
-        tell((done, total))
-
-    report = stream_decode(vae, z, memory_limit=free, on_progress=on_progress).report
+    report = stream_decode(vae, z, memory_limit=free, on_progress=part_of(tell, 0, 1, "")).report
     return line(f"Tried: {time.perf_counter() - began:.1f} s, {report.describe()}.")
-
-
-def _gb(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e6:.0f} MB"

@@ -17,14 +17,6 @@ from vae_manager.selection.rules import RuleSet, load_rules
 from vae_manager.store import open_store
 
 
-def silent(done: object, desc: str = "") -> None:
-    """Tells nobody how far something is."""
-
-
-Tell = Callable[..., object]
-"""Is told how far something is, as `gr.Progress` is: called with a share or (done, of all), and `desc=` in words."""
-
-
 @dataclass(frozen=True)
 class House:
     """A WebUI's folders, or those that were named on the command line."""

@@ -11,15 +11,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from vae_manager.errors import VaeFileError, VaeManagerError, os_reason
+from vae_manager.errors import Interrupted, VaeFileError, VaeManagerError, os_reason
 from vae_manager.library.files import VaeFile, vae_file
 from vae_manager.library.report import Report, quick_report, report
 from vae_manager.page.house import House
 from vae_manager.page.markup import line, problems, table
+from vae_manager.page.work import Tell, part_of, silent
 
 log = logging.getLogger("vae_manager")
 
 HEAD = ("Name", "What it is", "Made for", "Size", "Precision", "Same weights as", "Health")
+
+
+TOLD_OF = 50
+"""Files of which a list's progress is told once: most take less time than the telling."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,16 @@ def quick_rows(files: Iterable[VaeFile]) -> list[Row]:
     return [Row(file.name, file.size) for file in files if file.name.isprintable()]
 
 
-def rows(house: House, files: Sequence[VaeFile]) -> list[Row]:
-    """What headers say of each, and what is known beside."""
+def rows(house: House, files: Sequence[VaeFile], tell: Tell = silent) -> list[Row]:
+    """What headers say of each, and what is known beside.
+
+    Raises:
+        Interrupted: `tell` did.
+    """
     same, found = _twins(house, files), []
-    for file in files:
+    for at, file in enumerate(files):
+        if at % TOLD_OF == 0:
+            tell((at, len(files)), desc=file.name)
         if not file.name.isprintable():  # no page could show it, and no prompt ask for it
             continue
         try:
@@ -59,40 +70,47 @@ def rows(house: House, files: Sequence[VaeFile]) -> list[Row]:
 
 
 def library_html(found: Sequence[Row]) -> str:
-    """The table. `vae_manager_page.js` searches and sorts it; a name is a button that shows everything of it."""
+    """The table. `vae_manager_page.js` searches and sorts it; a name is a button that shows everything of it. Roles are
+    said, for `style.css` lays its rows out by themselves."""
     if not found:
         return line("There is no VAE in these folders yet.")
     head = "".join(
-        f'<th><button type="button" data-sort="{index}">{html.escape(name)}</button></th>'
+        f'<th role="columnheader"><button type="button" data-sort="{index}">{html.escape(name)}</button></th>'
         for index, name in enumerate(HEAD)
     )
     body = "".join(map(_tr, found))
     return (
         f'<p class="vae-manager-count" role="status">{len(found)} VAEs</p>'
-        f'<div class="vae-manager-table" tabindex="0"><table class="vae-manager-library"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="vae-manager-table" tabindex="0"><table class="vae-manager-library" role="table">'
+        f'<thead role="rowgroup"><tr role="row">{head}</tr></thead><tbody role="rowgroup">{body}</tbody></table></div>'
     )
 
 
-def details_html(house: House, name: str) -> str:
-    """Everything that is known of one VAE of the list, its hash included: seconds for a large file."""
+def details_html(house: House, name: str, tell: Tell = silent) -> str:
+    """Everything that is known of one VAE of the list, its hash included: seconds for a large file.
+
+    Raises:
+        Interrupted: `tell` did.
+    """
     file = next((file for file in house.vaes() if file.name == name), None)
-    return line(f"There is no VAE {name!r} any more.") if file is None else _details(house, file)
+    return line(f"There is no VAE {name!r} any more.") if file is None else _details(house, file, tell)
 
 
-def dropped_html(house: House, path: str) -> str:
+def dropped_html(house: House, path: str, tell: Tell = silent) -> str:
     """The same of a file that was dropped onto the page."""
     try:
-        return _details(house, vae_file(Path(path)))
+        return _details(house, vae_file(Path(path)), tell)
     except OSError as error:
         return line(f"The file cannot be read ({os_reason(error)}).")
 
 
-def _details(house: House, file: VaeFile) -> str:
+def _details(house: House, file: VaeFile, tell: Tell) -> str:
     try:
-        found = report(file, house.hashes, digest=False)
+        found = report(file, house.hashes, digest=False, progress=part_of(tell, 0, 1, file.name))
     except VaeFileError as error:
         return problems([error.sentence(file.name)])
+    except Interrupted:
+        raise
     except (VaeManagerError, OSError) as error:
         return problems([str(error)])
     pairs = [
@@ -154,8 +172,9 @@ def _twins(house: House, files: Sequence[VaeFile]) -> dict[str, str]:
 def _tr(row: Row) -> str:
     name, what = html.escape(row.name), row.cells()
     tds = "".join(
-        f"<td{f' data-value={row.size}' if HEAD[at] == 'Size' else ''}>{html.escape(cell)}</td>"
+        f'<td role="cell"{f" data-value={row.size}" if HEAD[at] == "Size" else ""}>{html.escape(cell)}</td>'
         for at, cell in enumerate(what, start=1)
     )
     mark = ' class="vae-manager-damaged"' if row.health else ""
-    return f'<tr{mark}><td><button type="button" data-vae="{name}">{name}</button></td>{tds}</tr>'
+    button = f'<button type="button" data-vae="{name}">{name}</button>'
+    return f'<tr role="row"{mark}><td role="cell">{button}</td>{tds}</tr>'

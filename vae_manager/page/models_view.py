@@ -9,10 +9,12 @@ from pathlib import Path
 
 from vae_manager.errors import os_reason
 from vae_manager.json_text import parse_json
-from vae_manager.page.house import House, Tell, silent
+from vae_manager.page.house import House
 from vae_manager.page.markup import line, problems, table
+from vae_manager.page.work import Tell, silent
+from vae_manager.selection.checkpoint import Checkpoint
 from vae_manager.selection.decision import Decision
-from vae_manager.selection.matcher import checkpoint_files, dry_run
+from vae_manager.selection.matcher import Matcher, checkpoint_files, dry_run
 from vae_manager.selection.preset_text import told
 from vae_manager.selection.rules import RuleSet, parse_rules
 from vae_manager.storage import update_json
@@ -45,25 +47,32 @@ class Row:
 
 
 def rows(house: House, tell: Tell = silent) -> list[Row]:
-    """The dry run over all folders of checkpoints, by headers alone."""
+    """The dry run over all folders of checkpoints, by headers alone.
+
+    Raises:
+        Interrupted: `tell` did.
+    """
     matcher, found, seen = house.matcher(), [], set[Path]()
     total = len(_places(house))
-    for folder in house.checkpoint_folders():
-        for checkpoint in dry_run(matcher, folder):
-            place = folder.resolve() / checkpoint.name
-            if place in seen:  # a folder may be named twice, or lie in another one
-                continue
-            seen.add(place)
-            tell((len(found), total), desc=checkpoint.name)
-            decision = matcher.decide(checkpoint)
-            kept = matcher.presets.find(checkpoint)
-            damage = next(iter([*checkpoint.problems, checkpoint.facts.problem or ""]), "")
-            preset = told(kept.preset) if kept else ""
-            found.append(
-                Row(checkpoint.name, checkpoint.title, _chosen(decision), _why(decision), preset, decision.kind, damage)
-            )
-    house.facts.save()
+    try:
+        for folder in house.checkpoint_folders():
+            for checkpoint in dry_run(matcher, folder):
+                place = folder.resolve() / checkpoint.name
+                if place in seen:  # a folder may be named twice, or lie in another one
+                    continue
+                seen.add(place)
+                tell((len(found), total), desc=checkpoint.name)
+                found.append(_row(matcher, checkpoint))
+    finally:
+        house.facts.save()
     return found
+
+
+def _row(matcher: Matcher, checkpoint: Checkpoint) -> Row:
+    decision, kept = matcher.decide(checkpoint), matcher.presets.find(checkpoint)
+    damage = next(iter([*checkpoint.problems, checkpoint.facts.problem or ""]), "")
+    preset = told(kept.preset) if kept else ""
+    return Row(checkpoint.name, checkpoint.title, _chosen(decision), _why(decision), preset, decision.kind, damage)
 
 
 def models_html(found: Sequence[Row], asked: str) -> str:

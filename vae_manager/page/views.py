@@ -6,13 +6,16 @@ the page comes into view for the first time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
 
+from vae_manager.errors import Interrupted
 from vae_manager.page import colour_view, compare_view, decode_view, library_view, models_view
-from vae_manager.page.house import House, Tell
+from vae_manager.page.house import House
+from vae_manager.page.markup import line
+from vae_manager.page.work import Stoppable, Tell
 
 _FOR, _HINT = "Search the library", "name, kind, family …"
 
@@ -47,34 +50,47 @@ def build_page(house: House) -> None:
 
 
 def _open(house: House, opened: Any, shown: Any, lists: list[Any], rules: Any, tried: Any) -> None:
-    """The first look: names at once, then what their headers say."""
+    """The first look: names at once, then what their headers say, and last what the other views offer."""
 
-    def first() -> list[Any]:
-        files = house.vaes()
-        names = [file.name for file in files if file.name.isprintable()]
-        checkpoints = gr.update(choices=models_view.checkpoint_names(house))
-        found = library_view.quick_rows(files)
-        filled = [gr.update(choices=names) for _ in lists]
-        return [library_view.library_html(found), *filled, models_view.rules_text(house), checkpoints]
+    def names() -> str:
+        return library_view.library_html(library_view.quick_rows(house.vaes()))
 
     def whole() -> str:
         return library_view.library_html(library_view.rows(house, house.vaes()))
 
-    opened.click(first, [], [shown, *lists, rules, tried]).then(whole, [], [shown])
+    def offered() -> list[Any]:
+        vaes = [file.name for file in house.vaes() if file.name.isprintable()]
+        checkpoints = gr.update(choices=models_view.checkpoint_names(house))
+        return [*(gr.update(choices=vaes) for _ in lists), models_view.rules_text(house), checkpoints]
+
+    looked = opened.click(names, [], [shown]).then(whole, [], [shown])
+    looked.then(offered, [], [*lists, rules, tried], show_progress="hidden")
 
 
 def _library(house: House) -> Any:
     with gr.Row(elem_classes=["vae-manager-row"]):
         gr.HTML(SEARCH, elem_id=named("search"))
         refresh = gr.Button("Look again", size="sm", elem_id=named("refresh"))
+        stop = _stop_button("library_stop", size="sm")
     shown = gr.HTML("", elem_id=named("library"))
     details = gr.HTML("", elem_id=named("details"))
     dropped = gr.File(label="Drop a file here to see what it is", height=140, elem_id=named("dropped"))
     name = gr.Textbox("", label="VAE", elem_id=named("name"), elem_classes=["vae-manager-hidden"])
     look = gr.Button("Details", elem_id=named("look"), elem_classes=["vae-manager-hidden"])
-    refresh.click(lambda: library_view.library_html(library_view.rows(house, house.vaes())), [], [shown])
-    look.click(lambda chosen: library_view.details_html(house, chosen), [name], [details])
-    dropped.upload(lambda given: library_view.dropped_html(house, _path(given) or ""), [dropped], [details])
+
+    def again(tell: Tell) -> tuple[str, str]:
+        return "", library_view.library_html(library_view.rows(house, house.vaes(), tell))
+
+    def inspect(tell: Tell, chosen: str) -> str:
+        return library_view.details_html(house, chosen, tell)
+
+    def inspect_dropped(tell: Tell, given: Any) -> str:
+        return library_view.dropped_html(house, _path(given) or "", tell)
+
+    work = Stoppable()
+    _long(refresh.click, stop, work, again, [], [details, shown], [gr.update()])
+    _long(look.click, stop, work, inspect, [name], [details])
+    _long(dropped.upload, stop, work, inspect_dropped, [dropped], [details])
     return shown
 
 
@@ -87,13 +103,13 @@ def _compare(house: House) -> Any:
             latent = gr.File(label="or a latent file", height=140, elem_id=named("latent"))
             with gr.Row():
                 start = gr.Button("Compare", variant="primary", elem_id=named("compare"))
-                stop = gr.Button("Stop", elem_id=named("compare_stop"))
+                stop = _stop_button("compare_stop")
     out = gr.HTML("", elem_id=named("comparison"))
 
     def run(tell: Tell, chosen: list[str], given: Any, longer: int, file: Any) -> str:
         return compare_view.compare(house, chosen or [], given, int(longer), _path(file), tell)
 
-    _long(start, stop, run, [names, image, side, latent], [out])
+    _long(start.click, stop, Stoppable(), run, [names, image, side, latent], [out])
     return names
 
 
@@ -101,7 +117,7 @@ def _models(house: House) -> None:
     with gr.Row(elem_classes=["vae-manager-row"]):
         asked = gr.Radio(list(models_view.FILTERS), value="all", label="Show", elem_id=named("filter"))
         look = gr.Button("Look at all checkpoints", variant="primary", elem_id=named("models_look"))
-        stop = gr.Button("Stop", elem_id=named("models_stop"))
+        stop = _stop_button("models_stop")
     out = gr.HTML("", elem_id=named("models"))
     rows = gr.State([])
 
@@ -112,7 +128,7 @@ def _models(house: House) -> None:
         found = models_view.rows(house, tell)
         return models_view.models_html(found, wanted), found
 
-    _long(look, stop, run, [asked], [out, rows])
+    _long(look.click, stop, Stoppable(), run, [asked], [out, rows], [[]])
     asked.change(show, [rows, asked], [out])
 
 
@@ -159,22 +175,53 @@ def _decode(house: House) -> Any:
     with gr.Row():
         plan = gr.Button("What would it take?", variant="primary", elem_id=named("plan"))
         start = gr.Button("Try it", elem_id=named("try"))
-        stop = gr.Button("Stop", elem_id=named("try_stop"))
+        stop = _stop_button("try_stop")
     out = gr.HTML("", elem_id=named("plans"))
     asked = [name, width, height, device]
     plan.click(lambda *given: decode_view.plan_html(house, *given), asked, [out])
-    _long(start, stop, lambda tell, *given: decode_view.plan_html(house, *given, run=True, tell=tell), asked, [out])
+
+    def run(tell: Tell, *given: Any) -> str:
+        return decode_view.plan_html(house, *given, run=True, tell=tell)
+
+    _long(start.click, stop, Stoppable(), run, asked, [out])
     return name
 
 
-def _long(start: Any, stop: Any, run: Callable[..., Any], inputs: list[Any], out: list[Any]) -> None:
-    """Work that takes a while: the page shows how far it is, and it can be stopped. `run` gets what it tells first."""
+def _stop_button(name: str, **how: Any) -> Any:
+    """It can be pressed only while there is something to stop."""
+    return gr.Button("Stop", interactive=False, elem_id=named(name), **how)
 
-    def work(tell: Any = gr.Progress(), *given: Any) -> Any:  # noqa: B008 - Gradio knows it by its default
-        return run(tell, *given)
 
-    running = start.click(work, inputs, out)
-    stop.click(None, [], [], cancels=[running])
+def _long(
+    begin: Callable[..., Any],
+    stop: Any,
+    work: Stoppable,
+    run: Callable[..., Any],
+    inputs: list[Any],
+    out: list[Any],
+    stopped: Sequence[Any] = (),
+) -> None:
+    """Work that takes a while: the page shows how far it is, and it can be stopped.
+
+    Args:
+        begin: the event that it begins with, as `button.click`.
+        stop: its button.
+        run: gets what it tells first, and gives HTML or, where `out` has several, a tuple that begins with HTML.
+        out: the first is HTML.
+        stopped: what the others get where it is stopped.
+    """
+
+    def worked(tell: Any = gr.Progress(), *given: Any) -> Any:  # noqa: B008 - Gradio knows it by its default
+        try:
+            with work.running(tell) as told:
+                return run(told, *given)
+        except Interrupted:
+            said = line("Stopped.")
+            return (said, *stopped) if stopped else said
+
+    begun = begin(lambda: gr.update(interactive=True), [], [stop], queue=False)
+    begun.then(worked, inputs, out).then(lambda: gr.update(interactive=False), [], [stop], queue=False)
+    stop.click(work.stop, [], [], queue=False)
 
 
 def _path(given: Any) -> str | None:

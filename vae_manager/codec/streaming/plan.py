@@ -14,6 +14,7 @@ from math import prod
 
 import torch
 
+from vae_manager.codec.memory import in_words
 from vae_manager.codec.streaming.chain import Chain, Stage
 from vae_manager.codec.streaming.flow import SPARE, Size, Terms
 from vae_manager.codec.streaming.heap import with_slack, without_slack
@@ -114,11 +115,7 @@ class Plan:
     def describe(self) -> str:
         """One line for the log: `exact, mode C: 1.3 GB of 5.1 GB free`."""
         where = "" if self.storage == self.device else f", maps on {self.storage}"
-        return f"exact, mode {self.mode}: {_gb(self.peak_bytes)} of {_gb(self.limit_bytes)} free{where}"
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+        return f"exact, mode {self.mode}: {in_words(self.peak_bytes)} of {in_words(self.limit_bytes)} free{where}"
 
 
 def best_plan(chain: Chain, request: Request) -> Plan:
@@ -142,9 +139,10 @@ def fastest(plans: list[Plan]) -> Plan:
     if fitting:
         return min(fitting, key=lambda plan: plan.work)
     least = min(plans, key=lambda plan: plan.peak_bytes)
+    needed, limit = in_words(least.peak_bytes), in_words(least.limit_bytes)
     raise MemoryLimitError(
-        f"to {'decode' if least.decodes else 'encode'} {tuple(least.shape)} takes {_gb(least.peak_bytes)} at least, "
-        f"and {_gb(least.limit_bytes)} may be taken: free some memory, raise the limit, or use a smaller picture"
+        f"to {'decode' if least.decodes else 'encode'} {tuple(least.shape)} takes {needed} at least, and {limit} may "
+        "be taken: free some memory, raise the limit, or use a smaller picture"
     )
 
 
