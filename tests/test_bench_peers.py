@@ -73,3 +73,15 @@ def test_the_gpus_benchmark_says_that_there_is_none(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BadInputError, match="no GPU here"):
         gpu.measure(argparse.Namespace(device="cuda", dtype="float16"))
+
+
+def test_the_pages_benchmark_in_words():
+    from benchmarks.page import report
+
+    host = {"imports": [0.2, 0.9], "build": [[0.3, 0.5], [0.015, 0.1], [0.013, 0.2]]}
+    page = {"new": {"gradio": [1.0], "names": [0.25, 0.5], "facts": [0.75]}}
+    text = report(
+        {"files": 9, "load": [1, 2], "page": page, "search": {"a": [20, 40]}, "idle": [0], "hosts": {"4": [host]}}
+    )
+    assert "names 0.375 s (at most 0.5)" in text and "each key: 30 ms (at most 40)" in text
+    assert "imports 200 ms; panels and tab 300 ms the first time, then 14 ms (at most 15)" in text

@@ -543,6 +543,8 @@ def test_sentences_stand_in_the_pages_language_and_names_stay_as_they_are(page):
     about(page, "个文件里没有 VAE '<img src=x onerror=alert(1)>.safetensors'")
     assert page.locator("#vae_manager_txt2img_about img").count() == 0
     page.locator("#vae_manager_txt2img_about th", has_text="原因").wait_for(state="attached")
+    assert trace(page)[1][0] == "面板" and trace(page)[1][1] == "被拒绝"
+    page.locator('#vae_manager_txt2img_refresh[title^="重新查看文件夹"]').wait_for()
 
 
 COMMENTS = (
@@ -571,8 +573,6 @@ def test_what_is_said_below_a_picture_is_in_the_pages_language_and_others_words_
     )
     said.wait_for()
     assert said.text_content().endswith(COMMENTS[1])
-    assert trace(page)[1][0] == "面板" and trace(page)[1][1] == "被拒绝"
-    page.locator('#vae_manager_txt2img_refresh[title^="重新查看文件夹"]').wait_for()
 
 
 STICKS_OUT = """() => {

@@ -155,7 +155,7 @@ def _grid(pixels: int, channels: int, tile: tuple[int, int]) -> tuple[int, int]:
 
 def _lines(x: Tensor, out: Tensor) -> tuple[int, int]:
     """Columns of a strip, and numbers from a row of the result to the next: it may be the inside of a line buffer."""
-    assert out.stride()[1:] == x.stride()[1:], "pixels and channels lie as in the strip"
+    assert out.stride()[1:] == x.stride()[1:]  # only its rows may lie apart
     return x.shape[1], out.stride(0)
 
 
