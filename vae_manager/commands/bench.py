@@ -78,7 +78,7 @@ SUBJECTS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "swap": ("a change of VAE in a running WebUI beside its own way", swap_arguments),
     "color": ("colour correction beside other tools, on a set of pictures", color_arguments),
     "library": ("listing and matching hundreds of files, and hashing one", library_arguments),
-    "page": ("the page with a thousand files in a browser, and what building it costs a WebUI", page_arguments),
+    "page": ("the page with a thousand files in a browser, and what a WebUI waits for", page_arguments),
 }
 """What each benchmark is, and its options, which it has as a script of its own too."""
 
